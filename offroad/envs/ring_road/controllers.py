@@ -22,6 +22,8 @@ class Controller(eqx.Module):
     Observations are those of `RingRoad`, `[N, 3 * automated]`, actions accelerations `[N, automated]` in [-1, 1] m/s^2.
     """
 
+    limit: float = 1.0  # m/s^2, bound of the action
+
     def initial_memory(self, num_envs: int, automated: int = 1) -> PyTree[Array]:
         """What the controller remembers before its first decision; most remember nothing."""
         return ()
@@ -34,7 +36,7 @@ class Controller(eqx.Module):
         lead_speed = speed + SPEED_SCALE * local[..., 1]
         gap = DISTANCE_SCALE * local[..., 2] - CAR
         acceleration, memory = self.acceleration(gap, speed, lead_speed, memory)
-        return jnp.clip(acceleration, -1.0, 1.0), memory
+        return jnp.clip(acceleration, -self.limit, self.limit), memory
 
     @abc.abstractmethod
     def acceleration(

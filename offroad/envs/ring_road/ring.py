@@ -48,8 +48,7 @@ class RingRoad(FuncEnv):
     """The ring as pure functions of one ring's state; `JaxVectorEnv` makes a Gymnasium environment of it.
 
     Observation, 3 numbers for each automated car: own speed / 15, (leader's speed - own speed) / 15, distance from
-    front bumper to front bumper / 270. Action: one acceleration in [-1, 1] m/s^2 for each automated car, held for one
-    decision. Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision,
+    front bumper to front bumper / 270. Action: one acceleration for each automated car, held for one decision. Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision,
     which ends the episode. The functions' `params` are not used: the constructor says what a ring is.
 
     Args:
@@ -64,6 +63,7 @@ class RingRoad(FuncEnv):
             further in one step than the gap. `"none"`: nothing, cars can collide. Policies learn to exploit the last
             two, see the field `closest` of the diagnostics.
         sim_steps: simulator steps of 0.1 s for each decision.
+        max_acceleration: bound of the action, m/s^2.
         delay: decisions by which observations arrive late.
         warmup: seconds for which everybody drives as a human before an episode starts.
         pool: how many rings to warm up; episodes start from one of them, drawn at random, with any car automated.
@@ -81,6 +81,7 @@ class RingRoad(FuncEnv):
         failsafe: Literal["car_following", "guard", "none"] = "car_following",
         sim_steps: int = 5,
         delay: int = 0,
+        max_acceleration: float = 1.0,
         speed_weight: float = 4.0,
         action_weight: float = 4.0,
         warmup: float = 75.0,
@@ -106,12 +107,13 @@ class RingRoad(FuncEnv):
         self.shortest, self.longest = float(shortest), float(longest)
         self.driver, self.heterogeneity, self.noise, self.failsafe = named(driver), heterogeneity, noise, failsafe
         self.sim_steps, self.delay, self.period = sim_steps, delay, sim_steps * STEP
+        self.max_acceleration = max_acceleration
         self.speed_weight, self.action_weight = speed_weight, action_weight
         self.warmup, self.pool_size = warmup, pool
         self.automated = tuple(k * num_vehicles // num_automated for k in range(num_automated))
         self.is_automated = np.isin(np.arange(num_vehicles), self.automated)
         self.observation_space = spaces.Box(-np.inf, np.inf, (3 * num_automated,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (num_automated,), np.float32)
+        self.action_space = spaces.Box(-max_acceleration, max_acceleration, (num_automated,), np.float32)
 
     # Gymnasium's functional interface
 
@@ -151,7 +153,7 @@ class RingRoad(FuncEnv):
         rng: PRNGKeyArray,
         params: None = None,
     ) -> Float[Array, ""]:
-        effort = jnp.abs(jnp.clip(action, -1.0, 1.0)).mean()
+        effort = jnp.abs(jnp.clip(action, -self.max_acceleration, self.max_acceleration)).mean()
         reward = self.speed_weight * next_state.speed.mean() / 20 - self.action_weight * effort
         return jnp.where(self.terminal(next_state, rng), 0.0, reward)
 
@@ -187,7 +189,11 @@ class RingRoad(FuncEnv):
         """One decision with the automation switched on, or off: then everybody drives as a human."""
         driver = self.driver if state.drivers is None else state.drivers
         automated = jnp.asarray(self.is_automated) & on
-        command = jnp.zeros(self.num_vehicles).at[np.array(self.automated)].set(jnp.clip(action, -1.0, 1.0))
+        command = (
+            jnp.zeros(self.num_vehicles)
+            .at[np.array(self.automated)]
+            .set(jnp.clip(action, -self.max_acceleration, self.max_acceleration))
+        )
         noise = self.noise * STEP**0.5 * jax.random.normal(key, (self.sim_steps, self.num_vehicles))
 
         def step(carry, noise):
