@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from offroad.envs import ring_road
+from offroad.envs.ring_road import sumo
 from offroad.envs.ring_road.controllers import PISaturation
 from offroad.envs.ring_road.ring import RingRoad
 from offroad.envs.ring_road.simulation import simulate
@@ -20,6 +21,13 @@ def ring():
     env = SumoRing(length=240.0)
     yield env
     env.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_running():
+    yield
+    if sumo._running is not None:
+        sumo._running.close()
 
 
 @pytest.mark.parametrize("length", [230.0, 260.0])
@@ -100,7 +108,8 @@ def test_network_of_the_users(tmp_path, ring):
     net, routes = tmp_path / "ring.net.xml", tmp_path / "cars.rou.xml"
     build_ring(net, 200.0)
     routes.write_text(
-        '<routes><vType id="mine" maxSpeed="20"/><vType id="other" maxSpeed="3"/><route id="r" edges="e0 e1" repeat="9"/>'
+        '<routes><vType id="mine" maxSpeed="20"/><vType id="other" maxSpeed="3"/>'
+        '<route id="r" edges="e0 e1 e2 e3" repeat="9"/>'
         '<vehicle id="a" type="mine" route="r" depart="0"/><vehicle id="b" type="other" route="r" depart="5"/></routes>'
     )
     env = SumoEnv(net, routes, "mine", action="speed", bound=9.0, reward=lambda speeds, action, collided: speeds.max())

@@ -19,7 +19,7 @@ Speeds = Float[Array, "N automated"]
 class Controller(eqx.Module):
     """A policy with a memory: `action, memory = controller(observation, memory)`.
 
-    Observations are those of `RingRoad`, `[N, 3 * automated]`, actions accelerations `[N, automated]` in [-1, 1] m/s^2.
+    Observations are those of `RingRoad`, `[N, 3 * automated]`, actions accelerations `[N, automated]` in m/s^2.
     """
 
     limit: float = 1.0  # m/s^2, bound of the action
@@ -29,7 +29,7 @@ class Controller(eqx.Module):
         return ()
 
     def __call__(
-        self, observation: Float[Array, "N automated*3"], memory: PyTree[Array]
+        self, observation: Float[Array, "N seen"], memory: PyTree[Array]
     ) -> tuple[Float[Array, "N automated"], PyTree[Array]]:
         local = observation.reshape(observation.shape[0], -1, 3)
         speed = SPEED_SCALE * local[..., 0]

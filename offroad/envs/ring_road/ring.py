@@ -5,7 +5,7 @@ that travels backwards; one automated car, which sees only its leader, can disso
 """
 
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +48,9 @@ class RingRoad(FuncEnv):
     """The ring as pure functions of one ring's state; `JaxVectorEnv` makes a Gymnasium environment of it.
 
     Observation, 3 numbers for each automated car: own speed / 15, (leader's speed - own speed) / 15, distance from
-    front bumper to front bumper / 270. Action: one acceleration for each automated car, held for one decision. Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision,
-    which ends the episode. The functions' `params` are not used: the constructor says what a ring is.
+    front bumper to front bumper / 270. Action: one acceleration (m/s^2) for each automated car, held for one decision.
+    Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision, which ends
+    the episode. The functions' `params` are not used: the constructor says what a ring is.
 
     Args:
         num_vehicles: cars on the ring, humans and automated ones.
@@ -78,7 +79,7 @@ class RingRoad(FuncEnv):
         driver: Driver | str = "idm",
         heterogeneity: float = 0.0,
         noise: float = 0.2,
-        failsafe: Literal["car_following", "guard", "none"] = "car_following",
+        failsafe: str = "car_following",
         sim_steps: int = 5,
         delay: int = 0,
         max_acceleration: float = 1.0,
@@ -139,10 +140,10 @@ class RingRoad(FuncEnv):
     def transition(
         self, state: RingState, action: Float[Array, "automated"], rng: PRNGKeyArray, params: None = None
     ) -> RingState:
-        """One decision: `sim_steps` steps of the simulator under one acceleration (clipped to [-1, 1])."""
+        """One decision: `sim_steps` steps of the simulator under one acceleration, clipped to its bounds."""
         return self.drive(state, action, rng, jnp.array(True))
 
-    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Float[Array, "automated*3"]:
+    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Float[Array, "seen"]:
         return state.seen[-1].reshape(-1)
 
     def reward(

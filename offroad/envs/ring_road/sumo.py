@@ -1,7 +1,7 @@
-"""Traffic simulated by SUMO: any road network of yours, and the ring of `RingRoad` for checking that policies transfer.
+"""Traffic simulated by SUMO: any road network of yours, and the ring of `RingRoad`, to see whether policies transfer.
 
-Needs the extra: `pip install "offroad[sumo]"`. SUMO runs inside the process (`libsumo`), which is some 20 times as fast as
-over a socket but allows one simulation for each process: use `gymnasium.vector.AsyncVectorEnv` for several.
+Needs the extra: `pip install "offroad[sumo]"`. SUMO runs inside the process (`libsumo`), which is some 20 times as fast
+as over a socket but allows one simulation for each process: use `gymnasium.vector.AsyncVectorEnv` for several.
 """
 
 import math
@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -63,7 +63,7 @@ class SumoEnv(gym.Env):
         controlled: str,
         *,
         num_controlled: int = 1,
-        action: Literal["accel", "speed"] = "accel",
+        action: str = "accel",
         bound: float = 1.0,
         reward: Reward = ring_reward,
         sim_steps: int = 5,
@@ -120,7 +120,7 @@ class SumoEnv(gym.Env):
         names = [name for name in vehicles.getIDList() if vehicles.getTypeID(name) == self.controlled]
         return sorted(names, key=lambda name: (vehicles.getDeparture(name), name))[: self.num_controlled]
 
-    def observation(self) -> Float[np.ndarray, "controlled*3"]:
+    def observation(self) -> Float[np.ndarray, "seen"]:
         vehicles, seen = self.sumo.vehicle, np.zeros((self.num_controlled, 3), np.float32)
         for row, name in zip(seen, self.controlled_ids()):
             speed, leader = vehicles.getSpeed(name), vehicles.getLeader(name, DISTANCE_SCALE)
@@ -164,7 +164,7 @@ class SumoEnv(gym.Env):
 
 
 class SumoRing(SumoEnv):
-    """The ring of `RingRoad` in SUMO: same observation, action and reward, so a policy trained there runs here unchanged.
+    """The ring of `RingRoad` in SUMO: same observation, action and reward, so its policies run here unchanged.
 
     The humans are SUMO's own intelligent drivers, without noise. Controlled cars obey SUMO's safe-speed check of an
     assertive type, which is the fail-safe of `RingRoad`. Which car is automated is drawn for each episode.
