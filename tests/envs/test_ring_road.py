@@ -99,7 +99,7 @@ def test_one_decision_by_hand():
     seen = [5.1 / 15, (second - 5.1) / 15, (after.gap[0] + 5) / 270]
     np.testing.assert_allclose(ring.observation(after, KEY), seen, rtol=1e-5)
     reward = ring.reward(start, jnp.array([7.0]), after, KEY)
-    assert float(reward) == pytest.approx(4 * after.speed.mean() / 20 - 4.0, rel=1e-5)
+    assert float(reward) == pytest.approx(4 * float(after.speed.mean()) / 20 - 4.0, rel=1e-5)
 
 
 def drive_randomly(ring, *, rings=32, decisions=200):

@@ -114,10 +114,13 @@ def test_network_of_the_users(tmp_path, ring):
     )
     env = SumoEnv(net, routes, "mine", action="speed", bound=9.0, reward=lambda speeds, action, collided: speeds.max())
     env.reset(seed=0)
+    observation, *_ = env.step(np.array([4.0]))
+    assert observation[1:].tolist() == [0.0, 1.0]  # nobody ahead
     for _ in range(30):
         observation, reward, *_ = env.step(np.array([4.0]))
     assert observation[0] * 15 == pytest.approx(4.0)
-    assert observation[1:].tolist() == [0.0, 1.0]  # nobody ahead
+    assert observation[1] * 15 == pytest.approx(-1.0, abs=0.3)  # the other, far ahead around the ring
+    assert 140 < observation[2] * 270 < 195
     assert reward == pytest.approx(4.0)
     env.close()
     with pytest.raises(OffroadError, match=r"none\.net\.xml' does not exist"):

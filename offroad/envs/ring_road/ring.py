@@ -245,14 +245,13 @@ class RingRoad(FuncEnv):
 
     def warmed_up(self, length: Float[Array, ""], key: PRNGKeyArray) -> RingState:
         """A bunched start after `warmup` seconds in which everybody drove as a human."""
-        first, *rest = jax.random.split(key, 1 + round(self.warmup / self.period))
-        state = self.start(length, first)
+        keys = jax.random.split(key, 1 + round(self.warmup / self.period))
         off, nothing = jnp.array(False), jnp.zeros(self.num_automated)
-        if rest:
-            state, _ = jax.lax.scan(
-                lambda state, key: (self.drive(state, nothing, key, off), None), state, jnp.stack(rest)
-            )
-        return state
+
+        def step(state, key):
+            return self.drive(state, nothing, key, off), None
+
+        return jax.lax.scan(step, self.start(length, keys[0]), keys[1:])[0]
 
     @cached_property
     def pool(self) -> Any:

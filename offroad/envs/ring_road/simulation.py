@@ -55,11 +55,11 @@ def simulate(
     if start not in ("warm", "bunched", "uniform"):
         raise OffroadError(f"start is {start!r}; expected 'warm', 'bunched' or 'uniform'")
     lengths = jnp.asarray(lengths, jnp.float32)
-    return jax.tree.map(np.asarray, _simulate(ring, controller, lengths, key, seconds, start, engage))
+    return Trajectory(*jax.tree.map(np.asarray, _simulate(ring, controller, lengths, key, seconds, start, engage)))
 
 
 @eqx.filter_jit
-def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage: float) -> Trajectory:
+def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage: float) -> tuple[Array, ...]:
     count, automated = lengths.shape[0], ring.num_automated
     first, key = jax.random.split(key)
     first = jax.random.split(first, count)
@@ -84,7 +84,7 @@ def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage
         return (state, memory), (position, state.speed, state.gap, action, state.closest, state.guards)
 
     _, rest = jax.lax.scan(step, (state, memory), (time, jax.random.split(key, time.shape[0])))
-    return Trajectory(time, lengths, *rest)
+    return time, lengths, *rest
 
 
 def summary(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "N"]]:
