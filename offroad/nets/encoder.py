@@ -1,6 +1,6 @@
 """How an observation becomes a vector of features.
 
-A configuration (`Flat`) is a frozen dataclass that lives in an agent's config; its `build` makes an `Encoder` for a space.
+A configuration (`Flat`) is a frozen dataclass that lives in an agent's config; its `build` makes the `Encoder`.
 """
 
 from abc import abstractmethod
