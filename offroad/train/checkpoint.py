@@ -1,7 +1,7 @@
 """Checkpoints: arrays in `arrays.npz`, everything else in `state.json`, checksums over both, and no pickle.
 
-A checkpoint is a folder. It is written under a hidden name beside its final one, forced to the disk and then renamed, so
-that a process that is killed at any moment leaves the old checkpoint or the new one, whole.
+A checkpoint is a folder. It is written under a hidden name beside its final one, forced to the disk and then renamed: a
+process that is killed at any moment leaves the old checkpoint or the new one, whole.
 """
 
 import hashlib
@@ -75,10 +75,10 @@ class Saved:
     _arrays: np.lib.npyio.NpzFile
 
     def restore(self, name: str, like: Any) -> Any:
-        """The part `name` in the structure of `like`, a pytree whose arrays (or `ShapeDtypeStruct`s) tell shape and dtype.
+        """The part `name` in the structure of `like`, a pytree whose leaves tell shapes and dtypes.
 
-        JAX arrays come back where `like` has JAX arrays and NumPy arrays where it has those. Raises `OffroadError` naming
-        the first leaf that is missing, superfluous or of another kind, shape or dtype.
+        JAX arrays come back where `like` has JAX arrays or `ShapeDtypeStruct`s, NumPy arrays where it has those. Raises
+        `OffroadError` naming the first leaf that is missing, superfluous or of another kind, shape or dtype.
         """
         saved = dict(_leaves(self._part(name), name))
         flat, structure = tree_flatten_with_path(like, is_leaf=lambda x: x is None)
@@ -170,8 +170,8 @@ def load(folder: Path) -> Saved:
 def load_latest(folder: Path) -> Saved | None:
     """The newest checkpoint `step_*` in `folder`, None if there is none.
 
-    Raises `OffroadError` if the newest is damaged, naming the newest one that is whole: falling back to it silently would
-    hide that training was lost.
+    Raises `OffroadError` if the newest is damaged, naming the newest one that is whole: falling back to it silently
+    would hide that training was lost.
     """
     found = steps(folder)
     for newest in reversed(found):
@@ -179,7 +179,9 @@ def load_latest(folder: Path) -> Saved | None:
             return load(newest)
         except OffroadError as error:
             whole = next((str(older) for older in reversed(found) if older != newest and _is_whole(older)), None)
-            mend = f"to continue from '{whole}', which is whole" if whole else "to start again, as no older one is whole"
+            mend = (
+                f"to continue from '{whole}', which is whole" if whole else "to start again, as no older one is whole"
+            )
             raise OffroadError(f"{error} {mend}") from error
     return None
 
@@ -269,7 +271,7 @@ def _shape(array: Any) -> dict[str, Any]:
 
 
 def _describe(leaf: Any) -> str:
-    """What must agree between a saved leaf and the template's: dtype and shape, or the type; for None, that it is None."""
+    """What must agree between a saved leaf and the template's: dtype and shape, or the type."""
     if hasattr(leaf, "dtype") and hasattr(leaf, "shape"):
         return f"{leaf.dtype}{list(leaf.shape)}"
     return "None" if leaf is None else type(leaf).__name__
@@ -303,7 +305,7 @@ class _Hashing:
 def _write_arrays(path: Path, arrays: list[Any]) -> str:
     with open(path, "wb") as file:
         hashing = _Hashing(file)
-        with zipfile.ZipFile(hashing, "w") as archive:  # pyright: ignore[reportArgumentType]
+        with zipfile.ZipFile(hashing, "w") as archive:  # pyright: ignore
             for i, array in enumerate(arrays):
                 array = np.asarray(array)
                 if array.dtype.kind == "V":  # bfloat16 and its like, which the format does not know
