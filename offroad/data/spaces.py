@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 
 
@@ -96,4 +97,4 @@ def _bounds(bound: np.ndarray) -> Any:
     """A scalar where all bounds are equal: an 84x84 image needs one number, not 7056."""
     first = bound.flat[0] if bound.size else 0
     same = bool(np.all(bound == first))
-    return first.item() if same else bound.tolist()
+    return strict(first.item() if same else bound)
