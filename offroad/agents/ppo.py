@@ -101,7 +101,7 @@ class PPO(Agent):
     def create(cls, spaces: Spaces, config: PPOConfig, key: Key[Array, ""]) -> Self:
         match spaces.action:
             case gym_spaces.Box(shape=(size,)):
-                log_std = jnp.full(size, jnp.log(config.initial_std))
+                log_std = jnp.full(size, jnp.log(config.initial_std), jnp.float32)
             case gym_spaces.Discrete():
                 size, log_std = int(spaces.action.n), jnp.zeros(0)
             case _:

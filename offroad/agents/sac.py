@@ -85,7 +85,7 @@ class SAC(Agent):
             return Critic(encoder, MLP(sizes, key=head_key, activation="relu", init="uniform"))
 
         critics = ensemble(critic, config.critics, critic_key)
-        log_temperature = jnp.log(config.initial_temperature)
+        log_temperature = jnp.log(jnp.float32(config.initial_temperature))
         init = optax.adam(config.learning_rate).init
         return cls(
             actor,

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from offroad.agents.agent import Agent, config_to_json
+from offroad.agents.agent import Agent
+from offroad.data import config as configuration
 from offroad.errors import OffroadError
 from offroad.train.checkpoint import Saved
 from offroad.train.evaluate import Evaluator
@@ -198,7 +199,7 @@ def describe(
     return {
         "trainer": trainer,
         "agent": type(agent).__name__.lower(),
-        "agent_config": config_to_json(agent.config),
+        "agent_config": configuration.to_json(agent.config),
         "spaces": agent.spaces.to_json(),
         "env": {"id": spec.id if spec else type(env.unwrapped).__name__, "kwargs": dict(spec.kwargs) if spec else {}},
         "num_envs": env.num_envs,
