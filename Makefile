@@ -23,14 +23,19 @@ docs: .venv/docs
 bench: .venv/bench
 	$(BIN)/python benchmarks/agents.py
 
+SUMO_LIBRARIES := libx11-6 libxext6 libxrender1 libgl1 libatomic1
+
 # Each stamp file says that one set of extras is installed; a change of the pins or of pyproject.toml renews it.
 .venv/demo: EXTRAS :=
 .venv/dev: EXTRAS := [dev]
 .venv/docs: EXTRAS := [docs]
 .venv/bench: EXTRAS := [bench]
+.venv/dev: CHECK = $(BIN)/python -c 'import libsumo' 2>/dev/null || { \
+	  echo "SUMO, which the tests drive, lacks system libraries: sudo apt install $(SUMO_LIBRARIES)"; exit 1; }
 .venv/demo .venv/dev .venv/docs .venv/bench: pyproject.toml constraints.txt | $(BIN)/pip
 	@echo "installing offroad$(EXTRAS) and its pinned dependencies into .venv"
 	@$(INSTALL) --editable '.$(EXTRAS)'
+	@$(CHECK)
 	@touch $@
 
 $(BIN)/pip:
