@@ -95,6 +95,5 @@ def from_json(value: dict[str, Any]) -> spaces.Space:
 
 def _bounds(bound: np.ndarray) -> Any:
     """A scalar where all bounds are equal: an 84x84 image needs one number, not 7056."""
-    first = bound.flat[0] if bound.size else 0
-    same = bool(np.all(bound == first))
-    return strict(first.item() if same else bound)
+    same = bound.size > 0 and bool(np.all(bound == bound.flat[0]))
+    return strict(bound.flat[0] if same else bound)

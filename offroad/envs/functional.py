@@ -45,7 +45,7 @@ class JaxVectorEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._reset = jax.jit(jax.vmap(self._reset_one))
         self._step = jax.jit(jax.vmap(self._step_one))
-        self._carry: PyTree[Array] = None  # state, random key, steps of the episode, whether it has ended
+        self._carry: PyTree[Array] = None  # state, observation, random key, steps of the episode, whether it has ended
 
     def reset(self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None):
         """Starts new episodes: in all copies, or where the Boolean array `options["reset_mask"]` is True.
@@ -53,9 +53,13 @@ class JaxVectorEnv(VectorEnv):
         `seed`: one for each copy, or a number to count up from; without, the random streams go on.
         """
         super().reset(seed=seed if isinstance(seed, int) else None)
-        seeds = [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
+        seeds = (
+            [None if seed is None else seed + i for i in range(self.num_envs)] if not isinstance(seed, list) else seed
+        )
         if len(seeds) != self.num_envs:
-            raise OffroadError(f"reset was given {len(seeds)} seeds; expected one for each of {self.num_envs} environments")
+            raise OffroadError(
+                f"reset was given {len(seeds)} seeds; expected one for each of {self.num_envs} environments"
+            )
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), bool)
         if mask.shape != (self.num_envs,) or not (mask.all() or self._carry is not None):
             raise OffroadError(
@@ -65,21 +69,18 @@ class JaxVectorEnv(VectorEnv):
             seeds = [int(self.np_random.integers(2**31)) if seed is None else seed for seed in seeds]
             keys = np.zeros((self.num_envs, 2), np.uint32)
         else:
-            keys = np.array(self._carry[1])
+            keys = np.array(self._carry[2])
         for i, seed_i in enumerate(seeds):
             if seed_i is not None and mask[i]:
                 keys[i] = jax.random.key_data(jax.random.key(seed_i))
-        carry, observation, info = self._reset(keys)
-        if not mask.all():
-            carry = jax.tree.map(lambda new, old: _where(mask, new, old), carry, self._carry)
-            observation = jax.vmap(self._observe)(carry)
-        self._carry = carry
-        return _numpy(observation), _masked(info, mask)
+        carry, info = self._reset(keys)
+        self._carry = carry if mask.all() else _where(mask, carry, self._carry)
+        return _numpy(self._carry[1]), _masked(_numpy(info), mask)
 
     def step(self, actions: Any):
         if self._carry is None:
             raise OffroadError("step was called before reset; call reset first")
-        ended = np.asarray(self._carry[3])
+        ended = np.asarray(self._carry[4])
         if self.autoreset_mode == AutoresetMode.DISABLED and ended.any():
             first = int(np.flatnonzero(ended)[0])
             raise OffroadError(
@@ -88,8 +89,8 @@ class JaxVectorEnv(VectorEnv):
             )
         actions = jax.tree.map(jnp.asarray, actions)
         self._carry, out = self._step(self._carry, actions)
-        observation, reward, terminated, truncated, info, reset_info, final = _numpy(out)
-        everywhere = np.ones(self.num_envs, bool)
+        reward, terminated, truncated, info, reset_info, final = _numpy(out)
+        observation = _numpy(self._carry[1])
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             infos = _merged(_masked(info, ~ended), _masked(reset_info, ended))
         elif self.autoreset_mode == AutoresetMode.SAME_STEP:
@@ -102,22 +103,20 @@ class JaxVectorEnv(VectorEnv):
                 infos |= {"final_obs": last, "_final_obs": done}
                 infos |= {"final_info": _masked(info, done), "_final_info": done.copy()}
         else:
-            infos = _masked(info, everywhere)
+            infos = _masked(info, np.ones(self.num_envs, bool))
         return observation, reward.astype(np.float64), terminated, truncated, infos
 
     def get_state(self) -> dict[str, Any]:
         """Everything that the next step depends on, as NumPy arrays."""
         if self._carry is None:
             raise OffroadError("get_state was called before reset; call reset first")
-        state, keys, steps, ended = self._carry
-        leaves = {f"{i}": np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-        return {"state": leaves, "keys": np.array(keys), "steps": np.array(steps), "ended": np.array(ended)}
+        return {f"{i}": np.array(leaf) for i, leaf in enumerate(jax.tree.leaves(self._carry))}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues exactly where `get_state` was called, in an environment made with the same arguments."""
-        template = jax.eval_shape(self._reset, jnp.zeros((self.num_envs, 2), jnp.uint32))[0][0]
+        template = jax.eval_shape(self._reset, jnp.zeros((self.num_envs, 2), jnp.uint32))[0]
         expected, structure = jax.tree.flatten(template)
-        leaves = [state["state"].get(f"{i}") for i in range(len(expected))]
+        leaves = [state.get(f"{i}") for i in range(len(expected))]
         for i, (found, wanted) in enumerate(zip(leaves, expected)):
             if found is None or found.shape != wanted.shape:
                 shape = "missing" if found is None else f"of shape {found.shape}"
@@ -125,23 +124,18 @@ class JaxVectorEnv(VectorEnv):
                     f"array {i} of the saved environment state is {shape}; expected shape {wanted.shape}: "
                     "was it saved with other arguments or another num_envs?"
                 )
-        leaves = [jnp.asarray(leaf, wanted.dtype) for leaf, wanted in zip(leaves, expected)]
-        rest = (jnp.asarray(state[name]) for name in ("keys", "steps", "ended"))
-        self._carry = (jax.tree.unflatten(structure, leaves), *rest)
+        self._carry = jax.tree.unflatten(structure, [jnp.asarray(leaf, w.dtype) for leaf, w in zip(leaves, expected)])
 
     # Pure functions of one environment
 
     def _reset_one(self, key: PRNGKeyArray):
         key, initial, observe = jax.random.split(key, 3)
         state = self.func_env.initial(initial)
-        carry = state, key, jnp.zeros((), jnp.int32), jnp.array(False)
-        return carry, self.func_env.observation(state, observe), self.func_env.state_info(state)
-
-    def _observe(self, carry):
-        return self.func_env.observation(carry[0], carry[1])
+        carry = state, self.func_env.observation(state, observe), key, jnp.zeros((), jnp.int32), jnp.array(False)
+        return carry, self.func_env.state_info(state)
 
     def _step_one(self, carry, action):
-        state, key, steps, ended = carry
+        state, _, key, steps, ended = carry
         key, again, move, observe, judge = jax.random.split(key, 5)
         following = self.func_env.transition(state, action, move)
         reward = self.func_env.reward(state, action, following, judge)
@@ -152,21 +146,20 @@ class JaxVectorEnv(VectorEnv):
         limit = jnp.inf if self.max_episode_steps is None else self.max_episode_steps
         truncated = (steps >= limit) & ~terminated
 
-        (fresh, _, zero, no), fresh_observation, reset_info = self._reset_one(again)
-        final = observation
         if self.autoreset_mode == AutoresetMode.NEXT_STEP:
             replace = ended
             reward = jnp.where(ended, 0.0, reward)
             terminated, truncated = terminated & ~ended, truncated & ~ended
-            now_ended = terminated | truncated
         elif self.autoreset_mode == AutoresetMode.SAME_STEP:
-            replace, now_ended = terminated | truncated, no
+            replace = terminated | truncated
         else:
-            replace, now_ended = no, terminated | truncated
-        following = _where(replace, fresh, following)
-        observation = _where(replace, fresh_observation, observation)
-        carry = following, key, jnp.where(replace, zero, steps), now_ended
-        return carry, (observation, reward, terminated, truncated, info, reset_info, final)
+            replace = jnp.array(False)
+        now_ended = (terminated | truncated) & (self.autoreset_mode != AutoresetMode.SAME_STEP)
+        carry = following, observation, key, steps, now_ended
+        fresh, reset_info = self._reset_one(again)
+        # A fresh copy goes on with the old random stream: `again` belongs to the reset.
+        carry = _where(replace, (*fresh[:2], key, fresh[3], now_ended), carry)
+        return carry, (reward, terminated, truncated, info, reset_info, observation)
 
 
 class JaxEnv(gym.Env):
@@ -196,7 +189,7 @@ class JaxEnv(gym.Env):
         self.batch.set_state(state)
 
 
-def _where(mask: Bool[Any, "*batch"], new: PyTree, old: PyTree) -> PyTree:
+def _where(mask: Bool[Array | np.ndarray, "*batch"], new: PyTree, old: PyTree) -> PyTree:
     def pick(new, old):
         return jnp.where(jnp.reshape(mask, jnp.shape(mask) + (1,) * (new.ndim - jnp.ndim(mask))), new, old)
 
@@ -210,11 +203,13 @@ def _numpy(tree: PyTree) -> PyTree:
 
 def _masked(info: dict[str, Any], mask: Bool[np.ndarray, "N"]) -> dict[str, Any]:
     """Gymnasium's vector format: zero where the mask is False, and the mask under the name with an underscore."""
-    if not mask.any():
-        return {}
     result = {}
-    for name, value in info.items():
-        result[name] = _masked(value, mask) if isinstance(value, dict) else np.asarray(_where(mask, value, 0 * value))
+    for name, value in info.items() if mask.any() else ():
+        if isinstance(value, dict):
+            result[name] = _masked(value, mask)
+        else:
+            result[name] = np.zeros_like(value)
+            result[name][mask] = value[mask]
         result[f"_{name}"] = mask.copy()
     return result
 

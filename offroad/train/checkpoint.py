@@ -231,7 +231,8 @@ def _encode(node: Any, path: str, arrays: list[Any]) -> Any:
             return {"tuple": [_encode(v, f"{path}[{i}]", arrays) for i, v in enumerate(node)]}
         case np.ndarray() | np.generic() | jax.Array():
             if jnp.issubdtype(node.dtype, jax.dtypes.prng_key):
-                return {"key": str(jax.random.key_impl(node)), "array": put(jax.random.key_data(node)), **_shape(node)}
+                key: Any = node
+                return {"key": str(jax.random.key_impl(key)), "array": put(jax.random.key_data(key)), **_shape(node)}
             if node.dtype.hasobject or node.dtype.names:
                 raise OffroadError(f"cannot save {path}: an array of dtype {node.dtype}, expected numbers or strings")
             return {"scalar" if isinstance(node, np.generic) else "array": put(node), **_shape(node)}

@@ -47,10 +47,10 @@ class RingState(NamedTuple):
 class RingRoad(FuncEnv):
     """The ring as pure functions of one ring's state; `JaxVectorEnv` makes a Gymnasium environment of it.
 
-    Observation, 3 numbers for each automated car: own speed / 15, (leader's speed - own speed) / 15, distance from front
-    bumper to front bumper / 270. Action: one acceleration in [-1, 1] m/s^2 for each automated car, held for one decision.
-    Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision, which ends
-    the episode. The functions' `params` are not used: what a ring is, the constructor says.
+    Observation, 3 numbers for each automated car: own speed / 15, (leader's speed - own speed) / 15, distance from
+    front bumper to front bumper / 270. Action: one acceleration in [-1, 1] m/s^2 for each automated car, held for one
+    decision. Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision,
+    which ends the episode. The functions' `params` are not used: the constructor says what a ring is.
 
     Args:
         num_vehicles: cars on the ring, humans and automated ones.
@@ -99,8 +99,8 @@ class RingRoad(FuncEnv):
             raise OffroadError(f"failsafe is {failsafe!r}; expected 'car_following', 'guard' or 'none'")
         if sim_steps < 1 or delay < 0 or not 0 <= heterogeneity < 1:
             raise OffroadError(
-                f"sim_steps, delay and heterogeneity are {sim_steps}, {delay} and {heterogeneity}; expected at least 1, "
-                "at least 0, and a share in [0, 1)"
+                f"sim_steps, delay and heterogeneity are {sim_steps}, {delay} and {heterogeneity}; "
+                "expected at least 1, at least 0, and a share in [0, 1)"
             )
         self.num_vehicles, self.num_automated = num_vehicles, num_automated
         self.shortest, self.longest = float(shortest), float(longest)
@@ -249,7 +249,7 @@ class RingRoad(FuncEnv):
 
     @cached_property
     def pool(self) -> Any:
-        """Warmed-up rings, computed once: a reset inside a compiled rollout then costs a look-up, not 75 s of traffic."""
+        """Warmed-up rings, computed once: a reset in a compiled rollout then costs a look-up, not 75 s of traffic."""
         with jax.ensure_compile_time_eval():
             lengths_key, key = jax.random.split(jax.random.key(0))
             whole = jax.random.randint(lengths_key, (self.pool_size,), int(self.shortest), int(self.longest) + 1)
@@ -265,6 +265,6 @@ class RingRoad(FuncEnv):
 
 
 def tractive_power(speed: Float[Array, "*cars"], acceleration: Float[Array, "*cars"]) -> Float[Array, "*cars"]:
-    """Power at the wheels (W per kg of car), a proxy of fuel: inertia, rolling and air drag; braking gives nothing back."""
+    """Power at the wheels (W per kg of car), a proxy of fuel: inertia, rolling and air drag, nothing for braking."""
     rolling, drag = 9.81 * 0.005, 0.5 * 1.225 * 0.3 * 2.6 / 1200.0
     return jnp.maximum(acceleration + rolling + drag * speed**2, 0.0) * speed
