@@ -3,7 +3,7 @@
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -16,9 +16,10 @@ from gymnasium.vector import VectorEnv
 from offroad.agents.agent import Agent
 from offroad.data import config as configuration
 from offroad.errors import OffroadError
+from offroad.train import checkpoint
 from offroad.train.checkpoint import Saved
 from offroad.train.evaluate import Evaluator
-from offroad.train.log import Progress
+from offroad.train.progress import Progress
 from offroad.train.run import Run
 
 Metrics = dict[str, Any]
@@ -99,7 +100,7 @@ def drive(
             loop.step, saved = found
             if not loop.restore(saved):
                 print("the environment's state cannot be saved: its episodes start anew, all else continues exactly")
-        with _signals() as stop, Progress(steps, loop.step, progress) as bar:
+        with _signals() as stop, Progress(steps, loop.step) if progress else nullcontext() as bar:
             _advance_all(loop, steps, schedule, run, evaluator, bar, stop, result)
     finally:
         result.agent, result.step = loop.agent, loop.step
@@ -114,7 +115,7 @@ def _advance_all(
     schedule: Schedule,
     run: Run | None,
     evaluator: Evaluator | None,
-    bar: Progress,
+    bar: Progress | None,
     stop: list[int],
     result: TrainResult,
 ) -> None:
@@ -133,16 +134,24 @@ def _advance_all(
         metrics["time/steps_per_second"] = (loop.step - first) / max(time.monotonic() - began, 1e-9)
         if evaluator and _due(before, loop.step, steps, schedule.evaluate):
             metrics |= evaluator(loop.agent, seed).metrics()
-        metrics = {name: _plain(value) for name, value in metrics.items()}
+        # What is not known yet, such as the return when no episode has ended, is left out.
+        metrics = {name: _plain(value) for name, value in metrics.items() if not np.isnan(value).all()}
         if _due(before, loop.step, steps, schedule.log):
             result.history.append({"step": loop.step, **metrics})
             if run:
                 run.log(loop.step, metrics)
-        bar.update(loop.step, metrics)
+        if bar:
+            bar.update(loop.step, _score(metrics))
         if run and (stop or _due(before, loop.step, steps, schedule.checkpoint)):
             _save(run, loop)
     result.interrupted = bool(stop)
     result.seconds = time.monotonic() - began
+
+
+def _score(metrics: Metrics) -> float | None:
+    """What the progress bar shows."""
+    score = np.mean(metrics.get("eval/return", metrics.get("episode/return", np.nan)))
+    return float(score) if np.isfinite(score) else None
 
 
 # Evaluation uses other random numbers than training and tuning: seeds far from those that people type.
@@ -172,7 +181,7 @@ def _require_finite(metrics: Metrics, step: int, run: Run | None) -> None:
 
 
 def _keeps(run: Run | None) -> str:
-    last = run.latest_checkpoint() if run else None
+    last = checkpoint.latest(run.path / "checkpoints") if run else None
     kept = f"the last good checkpoint is {str(last)!r}" if last else "no checkpoint was saved (give the run a folder)"
     return f"{kept}; lower the learning rate or check the rewards' scale"
 
