@@ -105,6 +105,7 @@ class Run:
         checkpoint.prune(folder)
 
     def log(self, step: int, metrics: dict[str, float | list[float]]) -> None:
+        """Logs metrics of `step`: scalars, or lists with a value for each seed or episode."""
         self._writing.write(step, metrics)
 
     def close(self) -> None:
