@@ -119,6 +119,8 @@ sys.stdin.read()
         assert [line["x"] for line in run.metrics()] == [1.0]
 
 
+# TensorBoard writes in a thread of its own, which may meet the limit too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_is_one_clear_error_while_logging(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Run.create(tmp_path, CONFIG) as run:
