@@ -4,7 +4,8 @@ Models, observations, rewards and their terms in info, and terminations are thos
 default arguments.
 """
 
-# pyright: reportAttributeAccessIssue=false (MuJoCo ships no type stubs)
+# MuJoCo ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 import abc
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,8 @@
 Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), U actuators.
 """
 
-# pyright: reportAttributeAccessIssue=false (MuJoCo ships no type stubs)
+# MuJoCo ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 import math
 import os

@@ -7,7 +7,8 @@ seeding, autoreset, divergence, saving and rendering. `SingleMujocoEnv` is a bat
 Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), U actuators.
 """
 
-# pyright: reportAttributeAccessIssue=false (MuJoCo ships no type stubs)
+# MuJoCo ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -288,7 +289,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
             self._state[world] = self._fresh
             self.qpos[world], self.qvel[world] = self._initial_state(world, self._randoms[world][0], options)
         self._steps[which] = 0
-        self._ended[which] = False
+        self._ended = self._ended & ~which
 
     def _check_actions(self, actions: Any) -> None:
         """Writes the actions to the buffer of controls, once they are known to be usable."""
@@ -311,8 +312,9 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
     def _roll_back_divergence(self, resetting: Bool[ndarray, "N"]) -> Bool[ndarray, "N"] | None:
         """Puts diverged worlds back to the state before the step; returns which they are, or None (the usual case)."""
         diverged = self._state[:, 0] < self._state_before[:, 0] + self._behind
-        if not np.isfinite(self._state.sum()):
-            diverged |= ~np.isfinite(self._state).all(axis=1)
+        finite = np.isfinite(self._state)
+        if not finite.all():
+            diverged |= ~finite.all(axis=1)
         if not diverged.any():
             return None
         self._state[diverged] = self._state_before[diverged]
@@ -320,7 +322,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
             value[diverged] = self.extras_before[name][diverged]
         diverged &= ~resetting
         self.divergences += diverged
-        return diverged
+        return diverged if diverged.any() else None
 
     def _reset_mask(self, mask: Any) -> Bool[ndarray, "N"]:
         mask = np.array(mask)
