@@ -28,6 +28,9 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results" / "agents.json"
 CONTENDERS = ("offroad", "sbx", "sb3")
+OURS = {
+    "HalfCheetah-v5": "offroad/HalfCheetah-v5"
+}  # the same task, batched; evaluated on Gymnasium's own like the others
 EPISODES = 10
 STEPS = {
     ("PPO", "HalfCheetah-v5"): 300_000,
@@ -66,6 +69,60 @@ SAC = {
 }
 
 Policy = Callable[[np.ndarray], np.ndarray]  # [episodes, observation] -> [episodes, action]
+
+
+def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, float, Policy]:
+    """This library. Returns steps, seconds and the deterministic policy."""
+    import jax
+
+    import offroad
+    from offroad import train
+    from offroad.agents import ppo, sac
+    from offroad.data.replay import Replay
+    from offroad.data.spaces import Spaces
+
+    settings = PPO if agent == "PPO" else SAC
+    env = offroad.make_vec(OURS.get(task, task), num_envs=settings["num_envs"])
+    start = time.perf_counter()
+    if agent == "PPO":
+        config = ppo.PPOConfig(
+            rollout=PPO["rollout"],
+            minibatch=PPO["batch"],
+            epochs=PPO["epochs"],
+            hidden=PPO["hidden"],
+            learning_rate=PPO["learning_rate"],
+            discount=PPO["gamma"],
+            gae=PPO["lambda"],
+            clip=PPO["clip"],
+            entropy=PPO["entropy"],
+            value_weight=PPO["value_weight"],
+            max_grad_norm=PPO["max_grad_norm"],
+        )
+        learner = ppo.PPO.create(Spaces.of(env), config, jax.random.key(seed))
+        result = train.on_policy(learner, env, steps, seed=seed, progress=False)
+    else:
+        config = sac.SACConfig(
+            batch=SAC["batch"],
+            hidden=SAC["hidden"],
+            learning_rate=SAC["learning_rate"],
+            discount=SAC["gamma"],
+            polyak=SAC["tau"],
+        )
+        learner = sac.SAC.create(Spaces.of(env), config, jax.random.key(seed))
+        result = train.off_policy(
+            learner,
+            env,
+            steps,
+            seed=seed,
+            replay=Replay(SAC["replay"]),
+            learning_starts=SAC["learning_starts"][task],
+            train_every=SAC["chunk"],
+            progress=False,
+        )
+    trained = jax.block_until_ready(result.agent)
+    wall = time.perf_counter() - start
+    act = jax.jit(lambda observation: trained.act(observation)[0])
+    return result.step, wall, lambda observation: np.asarray(act(observation))
 
 
 def train_peer(library: str, agent: str, task: str, steps: int, seed: int, threads: int) -> tuple[int, float, Policy]:
