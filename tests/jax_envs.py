@@ -19,7 +19,7 @@ class CartPole(FuncEnv):
         return jax.random.uniform(rng, (4,), minval=-0.05, maxval=0.05)
 
     def transition(self, state, action, rng, params=None):
-        x, v, theta, omega = state
+        _, v, theta, omega = state
         force = jnp.where(action == 1, 10.0, -10.0)
         push = (force + 0.05 * omega**2 * jnp.sin(theta)) / 1.1
         alpha = (9.8 * jnp.sin(theta) - jnp.cos(theta) * push) / (0.5 * (4 / 3 - 0.1 * jnp.cos(theta) ** 2 / 1.1))
@@ -59,7 +59,7 @@ class Point(FuncEnv):
 
 
 class Recall(FuncEnv):
-    """Which of two lights flashed in the first step? The answer counts in the last: only a memory can earn more than 0."""
+    """Which of two lights flashed in the first step? The answer counts in the last: only a memory earns more than 0."""
 
     observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
     action_space = spaces.Discrete(2)

@@ -1,12 +1,13 @@
-"""Residual policy learning (Silver et al. 2018, arXiv 1812.06298; Johannink et al. 2019, arXiv 1812.03201): keep a controller
-that works and learn a correction of it.
+"""Residual policies (Silver et al. 2018, arXiv 1812.06298; Johannink et al. 2019, arXiv 1812.03201).
 
-The action is `base(observation) + learner(observation)`. Any agent can be the learner: it sees an action space of its own, the
-environment's half range times `scale`, and experience in which the base's share has been taken out of the actions.
+Keep a controller that works and learn a correction of it.
+
+The action is `base(observation) + learner(observation)`. Any agent can be the learner: it sees an action space of its
+own, the environment's half range times `scale`, and experience in which the base's share was taken out of the actions.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import equinox as eqx
@@ -55,11 +56,16 @@ class ResidualPolicy(Agent):
         base: Controller,
         scale: float = 1.0,
     ) -> Self:
-        """`learner.create(..., config, key)` on top of `base`, correcting by at most `scale` times half the action range."""
+        """`learner.create(..., config, key)` on top of `base`; it corrects by at most `scale` times half the range."""
         box = box_actions(spaces, "a residual policy")
         reach = (scale * ActionScale(box).half).astype(np.float32)
         inner = Spaces(spaces.observation, gym_spaces.Box(-reach, reach, dtype=np.float32), spaces.num_envs)
-        return cls(learner.create(inner, config, key), base, spaces, ResidualPolicyConfig(config, scale))
+        return cls(
+            learner=learner.create(inner, config, key),
+            base=base,
+            spaces=spaces,
+            config=ResidualPolicyConfig(config, scale),
+        )
 
     def initial_memory(self, num_envs: int) -> PyTree[Any]:
         return self.learner.initial_memory(num_envs)
@@ -70,9 +76,7 @@ class ResidualPolicy(Agent):
         correction, memory = self.learner.act(observation, key, memory)
         return self.base(observation, ())[0] + correction, memory
 
-    def update(
-        self, batch: Transition | Rollout, key: Key[Array, ""]
-    ) -> tuple[Self, dict[str, Float[Array, ""]]]:
+    def update(self, batch: Transition | Rollout, key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
         def correction(steps: Transition) -> Transition:
             base = self.base
             for _ in range(steps.reward.ndim - 1):  # a controller takes one leading axis
@@ -84,4 +88,4 @@ class ResidualPolicy(Agent):
         else:
             batch = correction(batch)
         learner, metrics = self.learner.update(batch, key)
-        return ResidualPolicy(learner, self.base, self.spaces, self.config), metrics  # pyright: ignore[reportReturnType]
+        return replace(self, learner=learner), metrics
