@@ -235,7 +235,10 @@ def test_returned_arrays_are_the_callers():
     kept = [reset_info, env.step(actions(env, 1)[0])]
     copies = [
         {name: value.copy() for name, value in reset_info.items()},
-        [value.copy() if isinstance(value, np.ndarray) else {k: v.copy() for k, v in value.items()} for value in kept[1]],
+        [
+            value.copy() if isinstance(value, np.ndarray) else {k: v.copy() for k, v in value.items()}
+            for value in kept[1]
+        ],
     ]
     for action in actions(env, 5, seed=1):
         env.step(action)
