@@ -1,6 +1,7 @@
 """Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905).
 
-Off-policy learning of a stochastic policy that is rewarded for entropy. Two critics, slowly moving copies of them as targets, and a temperature that is tuned to hold a target entropy.
+Off-policy learning of a stochastic policy that is rewarded for entropy. Two critics, slowly moving copies of them as
+targets, and a temperature that is tuned to hold a target entropy.
 """
 
 from dataclasses import dataclass, field, replace
