@@ -13,8 +13,7 @@ from offroad.train.loop import EVALUATION_SEED
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
 
-# What `gymnasium.make_vec` records besides the environment's own arguments.
-OF_THE_VECTOR = {"num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode", "max_episode_steps"}
+
 
 
 def play(
@@ -52,7 +51,6 @@ def play(
 
 def _make(name: str, kwargs: dict[str, Any], mode: str) -> gym.Env:
     """One copy of the run's environment that draws itself."""
-    kwargs = {key: value for key, value in kwargs.items() if key not in OF_THE_VECTOR}
     try:
         env = gym.make(name, **kwargs)
         modes = env.metadata.get("render_modes") or []
