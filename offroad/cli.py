@@ -355,7 +355,9 @@ def _parse(command: type, name: str, argv: list[str]) -> Any:
     """The command with its options. Raises `OffroadError` in one line where tyro prints a box."""
 
     def parse(args: list[str]) -> Any:
-        return tyro.cli(command, prog=f"offroad {name}", args=args, return_unknown_args=True, config=(FlagCreatePairsOff,))
+        return tyro.cli(
+            command, prog=f"offroad {name}", args=args, return_unknown_args=True, config=(FlagCreatePairsOff,)
+        )
 
     said = io.StringIO()
     try:

@@ -14,11 +14,7 @@ from offroad.train.restore import load_agent
 from offroad.train.run import Run
 
 
-
-
-def play(
-    folder: str | Path, episodes: int = 3, window: bool = False, seed: int = 0
-) -> tuple[Path | None, list[float]]:
+def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int = 0) -> tuple[Path | None, list[float]]:
     """Plays the deterministic policy of a run, in a window or into `videos/play.mp4` of the run folder.
 
     **Returns:** the video's path, and the return of each episode.
@@ -76,7 +72,7 @@ def _draw(env: gym.Env, name: str) -> Any:
         ) from error
 
 
-def _write(path: Path, frames: list[np.ndarray], fps: float) -> Path:
+def _write(path: Path, frames: list[np.ndarray], fps: int | float) -> Path:
     import imageio.v3 as imageio
 
     path.parent.mkdir(exist_ok=True)

@@ -192,7 +192,9 @@ def _lower_convolution(graph: Graph, x: list[Operand], params: dict[str, Any], l
     numbers = params["dimension_numbers"]
     dilated = any(d != 1 for d in (*params["lhs_dilation"], *params["rhs_dilation"]))
     if dilated or params["feature_group_count"] != 1 or params["batch_group_count"] != 1 or len(like.shape) != 4:
-        raise OffroadError("the policy has a dilated, grouped or not two-dimensional convolution, which cannot be exported")
+        raise OffroadError(
+            "the policy has a dilated, grouped or not two-dimensional convolution, which cannot be exported"
+        )
 
     def transposed(y: Operand, order: Sequence[int]) -> Operand:
         shape = jax.ShapeDtypeStruct(tuple(y.shape[i] for i in order), like.dtype)
@@ -244,5 +246,18 @@ LOWER: dict[str, Callable[..., Operand]] = {
 
 # What the back ends know under JAX's own names, besides what `LOWER` makes of the others.
 PRIMITIVES = {"add", "sub", "mul", "div", "pow", "max", "min", "neg", "abs", "exp", "log", "sqrt"}
-PRIMITIVES |= {"tanh", "logistic", "eq", "lt", "le", "gt", "ge", "and", "or", "not", "convert_element_type", "transpose"}
+PRIMITIVES |= {
+    "tanh",
+    "logistic",
+    "eq",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "and",
+    "or",
+    "not",
+    "convert_element_type",
+    "transpose",
+}
 PRIMITIVES |= {"concatenate", "reduce_sum", "reduce_max", "reduce_min", "argmax", "dot_general"}

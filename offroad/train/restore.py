@@ -23,7 +23,9 @@ def load_agent(path: str | Path, seed_index: int = 0, like: Agent | None = None)
     run = Run.open(path)
     found = run.load_latest()
     if found is None:
-        raise OffroadError(f"the run '{run.path}' has no checkpoint yet; wait for its first one or train it with --resume")
+        raise OffroadError(
+            f"the run '{run.path}' has no checkpoint yet; wait for its first one or train it with --resume"
+        )
     saved, like = found[1], template(run.config) if like is None else like
     if "envs" not in saved.names:
         return saved.restore("agent", like)
