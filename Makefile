@@ -18,7 +18,7 @@ lint: .venv/dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 docs: .venv/docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: .venv/bench
 	$(BIN)/python benchmarks/agents.py

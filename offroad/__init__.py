@@ -16,9 +16,9 @@ envs.register()
 def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     """A vector of environments from a Gymnasium id, resetting themselves in the step that ends an episode.
 
-    The environments of this library come as their own batched or compiled implementation; any other id is stepped one after the
-    other in this process (for heavy ones, `gymnasium.make_vec(..., vectorization_mode="async")` uses a process each and
-    works with the trainers too).
+    This library's environments come in their own batched or compiled implementation; any other id is stepped one copy
+    after the other in this process. For heavy ones, `gymnasium.make_vec(..., vectorization_mode="async")` uses a
+    process each and works with the trainers too.
 
     Raises `OffroadError` with the nearest id if there is no such environment.
     """
@@ -39,7 +39,9 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
             **kwargs,
         )
     except (gym.error.Error, TypeError, ImportError) as error:
-        raise OffroadError(f"environment {id!r} cannot be made with {kwargs or 'its default options'}: {error}") from error
+        raise OffroadError(
+            f"environment {id!r} cannot be made with {kwargs or 'its default options'}: {error}"
+        ) from error
 
 
 __all__ = ["OffroadError", "make_vec"]

@@ -68,8 +68,8 @@ class ActionScale:
     def __init__(self, space: gym_spaces.Box):
         bounded = np.isfinite(space.low) & np.isfinite(space.high)
         low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        self.centre = ((high + low) / 2).astype(np.float32)
-        self.half = ((high - low) / 2).astype(np.float32)
+        self.centre: Any = ((high + low) / 2).astype(np.float32)
+        self.half: Any = ((high - low) / 2).astype(np.float32)
 
     def to_env(self, unit: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
         return self.centre + self.half * unit

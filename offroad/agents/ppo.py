@@ -1,11 +1,12 @@
 """Proximal policy optimisation (Schulman et al. 2017, arXiv 1707.06347).
 
-Collect a rollout with the current policy, estimate advantages with GAE (Schulman et al. 2016, arXiv 1506.02438), then take several
-epochs of clipped policy-gradient steps on it. Continuous and discrete actions, any observation that an encoder reads,
-with or without a recurrent core. The whole update, all epochs and minibatches, is one compiled call.
+Collect a rollout with the current policy, estimate advantages with GAE (Schulman et al. 2016, arXiv 1506.02438), then
+take several epochs of clipped policy-gradient steps on it. Continuous and discrete actions, any
+observation that an encoder reads, with or without a recurrent core. The whole update, all epochs and minibatches, is
+one compiled call.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import equinox as eqx
@@ -128,12 +129,12 @@ class PPO(Agent):
             log_std,
         )
         return cls(
-            network,
-            _optimiser(config).init(eqx.filter(network, eqx.is_array)),
-            ObservationNorm.create(spaces.observation),
-            ReturnNorm.create(spaces.num_envs),
-            spaces,
-            config,
+            network=network,
+            optimiser_state=_optimiser(config).init(network),  # pyright: ignore[reportArgumentType]
+            observation_norm=ObservationNorm.create(spaces.observation),
+            return_norm=ReturnNorm.create(spaces.num_envs),
+            spaces=spaces,
+            config=config,
         )
 
     def initial_memory(self, num_envs: int) -> PyTree[Any]:
@@ -185,17 +186,17 @@ class PPO(Agent):
         variance = jnp.var(sample.target, where=sample.weight > 0)
         metrics["explained_variance"] = 1 - jnp.mean(jnp.square(residual)) / jnp.maximum(variance, 1e-8)
         metrics["std"] = jnp.mean(jnp.exp(network.log_std)) if network.log_std.size else jnp.zeros(())
-        agent = PPO(
-            network,
-            optimiser_state,
-            self.observation_norm.update(steps.observation, batch.mask)
-            if config.normalise_observation
-            else self.observation_norm,
-            return_norm,
-            self.spaces,
-            config,
+        norm = self.observation_norm
+        if config.normalise_observation:
+            norm = norm.update(steps.observation, batch.mask)
+        agent = replace(
+            self,
+            network=network,
+            optimiser_state=optimiser_state,
+            observation_norm=norm,
+            return_norm=return_norm,
         )
-        return agent, metrics  # pyright: ignore[reportReturnType]
+        return agent, metrics
 
     def _epochs(
         self, sample: _Sample, memory: PyTree[Any], key: Key[Array, ""]
@@ -299,6 +300,4 @@ def generalised_advantages(
 
 
 def _optimiser(config: PPOConfig) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5)
-    )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))

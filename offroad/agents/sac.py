@@ -1,9 +1,9 @@
-"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905): off-policy learning of a stochastic policy that is rewarded for entropy.
+"""Soft actor-critic (Haarnoja et al. 2018, arXiv 1812.05905).
 
-Two critics, slowly moving copies of them as targets, and a temperature that is tuned to hold a target entropy.
+Off-policy learning of a stochastic policy that is rewarded for entropy. Two critics, slowly moving copies of them as targets, and a temperature that is tuned to hold a target entropy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import equinox as eqx
@@ -88,14 +88,14 @@ class SAC(Agent):
         log_temperature = jnp.log(jnp.float32(config.initial_temperature))
         init = optax.adam(config.learning_rate).init
         return cls(
-            actor,
-            critics,
-            jax.tree.map(jnp.copy, critics),
-            log_temperature,
-            (init(actor), init(critics), init(log_temperature)),  # pyright: ignore[reportArgumentType]
-            ObservationNorm.create(spaces.observation),
-            spaces,
-            config,
+            actor=actor,
+            critics=critics,
+            target_critics=jax.tree.map(jnp.copy, critics),
+            log_temperature=log_temperature,
+            optimiser_states=(init(actor), init(critics), init(log_temperature)),  # pyright: ignore[reportArgumentType]
+            observation_norm=ObservationNorm.create(spaces.observation),
+            spaces=spaces,
+            config=config,
         )
 
     def act(
@@ -107,7 +107,9 @@ class SAC(Agent):
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
         config = self.config
-        norm = self.observation_norm.update(batch.observation) if config.normalise_observation else self.observation_norm
+        norm = (
+            self.observation_norm.update(batch.observation) if config.normalise_observation else self.observation_norm
+        )
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(box_actions(self.spaces, "sac")).to_unit(batch.action)
         target_key, actor_key = jax.random.split(key)
@@ -141,17 +143,16 @@ class SAC(Agent):
         gradient = jax.grad(temperature_loss)(self.log_temperature, log_prob)
         log_temperature, temperature_state = self._descend(self.log_temperature, gradient, self.optimiser_states[2])
 
-        agent = SAC(
-            actor,
-            critics,
-            optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
-            log_temperature,
-            (actor_state, critic_state, temperature_state),
-            norm,
-            self.spaces,
-            config,
+        agent = replace(
+            self,
+            actor=actor,
+            critics=critics,
+            target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
+            log_temperature=log_temperature,
+            optimiser_states=(actor_state, critic_state, temperature_state),
+            observation_norm=norm,
         )
-        return agent, {  # pyright: ignore[reportReturnType]
+        return agent, {
             "critic_loss": loss,
             "actor_loss": policy_loss,
             "value": value,

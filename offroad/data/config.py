@@ -1,4 +1,4 @@
-"""Configurations as JSON and back: dataclasses of numbers, strings, tuples and other dataclasses. Nothing is executed."""
+"""Configurations as JSON and back: dataclasses of numbers, strings, tuples and other dataclasses."""
 
 import dataclasses
 import types
@@ -31,7 +31,9 @@ def from_json(kind: type, saved: dict[str, Any]) -> Any:
             for choice in allowed:
                 if getattr(choice, "__name__", None) == x.get("type"):
                     return from_json(choice, x)
-            raise OffroadError(f"{kind.__name__} knows no {x.get('type')!r}; it was saved by another version of offroad")
+            raise OffroadError(
+                f"{kind.__name__} knows no {x.get('type')!r}; it was saved by another version of offroad"
+            )
         return tuple(x) if isinstance(x, list) else x
 
     return kind(**{name: value(x, hints[name]) for name, x in saved.items() if name != "type"})

@@ -140,6 +140,10 @@ class Saved:
         return node
 
 
+class _Damaged(OffroadError):
+    """A checkpoint that is not as it was written."""
+
+
 def load(folder: Path) -> Saved:
     """Reads a checkpoint. Raises `OffroadError` if it is missing, damaged or of another format."""
     folder = Path(folder)
@@ -162,9 +166,10 @@ def load(folder: Path) -> Saved:
             if hashlib.file_digest(file, "sha256").hexdigest() != content["arrays_sha256"]:
                 raise ValueError("its checksum does not match")
         return Saved(folder, content["tree"], np.load(path, allow_pickle=False))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"damaged or cut short ({error})"
-        raise OffroadError(f"the checkpoint file '{path}' is unreadable: {reason}; delete '{folder}'") from error
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise _Damaged(f"the checkpoint file '{path}' is damaged ({error}); delete '{folder}'") from error
+    except OSError as error:
+        raise OffroadError(f"cannot read the checkpoint file '{path}': {error.strerror}; mend it and resume") from error
 
 
 def load_latest(folder: Path) -> Saved | None:
@@ -174,16 +179,14 @@ def load_latest(folder: Path) -> Saved | None:
     would hide that training was lost.
     """
     found = steps(folder)
-    for newest in reversed(found):
-        try:
-            return load(newest)
-        except OffroadError as error:
-            whole = next((str(older) for older in reversed(found) if older != newest and _is_whole(older)), None)
-            mend = (
-                f"to continue from '{whole}', which is whole" if whole else "to start again, as no older one is whole"
-            )
-            raise OffroadError(f"{error} {mend}") from error
-    return None
+    if not found:
+        return None
+    try:
+        return load(found[-1])
+    except _Damaged as error:
+        whole = next((older for older in reversed(found[:-1]) if _is_whole(older)), None)
+        mend = f"to continue from '{whole}', which is whole" if whole else "to start again, as no older one is whole"
+        raise OffroadError(f"{error} {mend}") from error
 
 
 def latest(folder: Path) -> Path | None:

@@ -24,7 +24,7 @@ def is_compiled(env: VectorEnv) -> bool:
     return getattr(env, "func_env", None) is not None
 
 
-# --- environments written in JAX ---------------------------------------------------------------------------------------
+# --- environments written in JAX
 
 
 class JaxState(eqx.Module):
@@ -145,7 +145,7 @@ def clip_to(space: gym.Space, action: Any) -> Any:
     return jnp.clip(action, space.low, space.high) if isinstance(space, gym_spaces.Box) else action
 
 
-# --- all other environments --------------------------------------------------------------------------------------------
+# --- all other environments
 
 
 class HostPolicy:
@@ -213,6 +213,7 @@ class HostCollector:
         self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
         self.observation: Any = None
         self.memory: Any = ()
+        self.broken = False  # the environment failed: its state is not worth saving
         self.count = 0  # vector steps so far: the counter that makes every step's randomness its own
         self._ended = np.zeros(env.num_envs, bool)
         self._return = np.zeros(env.num_envs)
@@ -228,7 +229,7 @@ class HostCollector:
     def collect(
         self, agent: Agent, key: Array | None, length: int, random: np.random.Generator | None = None
     ) -> tuple[Rollout, list[Episode]]:
-        """`length` steps of every environment; without a key by the deterministic policy, with `random` by uniform actions.
+        """`length` steps of every environment; deterministic without a key, uniformly random actions with `random`.
 
         **Returns:** a rollout of NumPy arrays and the episodes that ended in it.
         """
@@ -269,12 +270,7 @@ class HostCollector:
                 self._return = np.where(done, 0.0, self._return)
                 self._length = np.where(done, 0, self._length)
             if jax.tree.leaves(self.memory) and (done | fake).any():
-                again = done | fake
-                self.memory = jax.tree.map(
-                    lambda fresh, old: np.where(again.reshape(-1, *(1,) * (old.ndim - 1)), fresh, old),
-                    agent.initial_memory(env.num_envs),
-                    self.memory,
-                )
+                self.memory = _forget(self.memory, agent.initial_memory(env.num_envs), done | fake)
             self._ended = done if self.next_step else np.zeros_like(done)
             self.observation = observation
         self.observation = jax.tree.map(np.array, self.observation)
@@ -284,10 +280,10 @@ class HostCollector:
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to continue; `env` is None if the environment's state cannot be saved."""
-        save = getattr(self.env, "get_state", None)
+        save = None if self.broken else getattr(self.env, "get_state", None)
         return {
             "env": save() if save else None,
-            "observation": _to_dict(self.observation),
+            "observation": self.observation,
             "memory": jax.tree.map(np.asarray, self.memory),
             "count": self.count,
             "ended": self._ended,
@@ -317,6 +313,7 @@ class HostCollector:
         except OffroadError:
             raise
         except Exception as error:
+            self.broken = True
             raise OffroadError(
                 f"environment {self.name!r} raised {type(error).__name__} after {self.count} steps: {error}; "
                 "fix the environment and resume the run"
@@ -330,11 +327,18 @@ class HostCollector:
         ]
         for name, values in named:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
+                self.broken = True
                 bad = np.argwhere(~np.isfinite(values))[0]
+                step = self.count - len(values) + int(bad[0]) + 1
                 raise OffroadError(
-                    f"environment {self.name!r} returned a non-finite {name} ({values[tuple(bad)]}) in copy {bad[1]} at "
-                    f"step {self.count - len(values) + int(bad[0]) + 1}; fix the environment and resume the run"
+                    f"environment {self.name!r} returned {values[tuple(bad)]} as {name} in copy {bad[1]} at step {step}; "
+                    "fix the environment and resume the run"
                 )
+
+
+def _forget(memory: Any, initial: Any, where: np.ndarray) -> Any:
+    """The memory with the rows of finished episodes replaced by the initial one."""
+    return jax.tree.map(lambda new, old: np.where(where.reshape(-1, *(1,) * (old.ndim - 1)), new, old), initial, memory)
 
 
 def random_actions(env: VectorEnv, rng: np.random.Generator) -> np.ndarray:
@@ -363,8 +367,3 @@ def final_observations(observation: Any, info: dict[str, Any], done: np.ndarray)
 
     put(result, info["final_obs"])
     return result
-
-
-def _to_dict(observation: Any) -> Any:
-    """Checkpoints keep plain dictionaries; Gymnasium returns ordered or plain ones."""
-    return dict(observation) if isinstance(observation, dict) else observation

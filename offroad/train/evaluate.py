@@ -76,6 +76,6 @@ def _compiled_episodes(collector: JaxCollector, quota: int) -> Any:
         state = collector.reset(agent, reset_key)
         _, (done, returns, lengths) = jax.lax.scan(step, state, jax.random.split(step_key, length))
         first = jnp.argsort(~done, axis=0, stable=True)[:quota]  # when each environment's first episodes ended
-        return tuple(jnp.take_along_axis(x, first, 0).ravel() for x in (returns, lengths))
+        return jnp.take_along_axis(returns, first, 0).ravel(), jnp.take_along_axis(lengths, first, 0).ravel()
 
     return run

@@ -4,6 +4,7 @@ import json
 import os
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,9 @@ class Log:
         self._events.flush()
 
     def close(self) -> None:
-        self._file.close()
-        self._events.close()
+        for file in (self._file, self._events):
+            with suppress(OSError):  # a full disk, which the last `write` or `sync` has told
+                file.close()
         if self._wandb is not None:
             try:
                 self._wandb.finish()

@@ -1,4 +1,4 @@
-"""What all training loops share: they own time. Progress, logging, evaluation, checkpoints, signals and the guard against NaN."""
+"""What all training loops share: progress, logging, evaluation, checkpoints, signals and the guard against NaN."""
 
 import signal
 import time
@@ -29,11 +29,17 @@ class Loop(Protocol):
     """One way of training, advanced chunk by chunk. Between chunks it can be saved and restored exactly."""
 
     step: int  # environment steps taken so far
-    seed: int | Sequence[int]
-    stacked: bool  # whether `agent` is a stack of agents, one a seed
 
     @property
     def agent(self) -> Agent: ...
+
+    @property
+    def seed(self) -> int | Sequence[int]: ...
+
+    @property
+    def stacked(self) -> bool:
+        """Whether `agent` is a stack of agents, one a seed."""
+        ...
 
     def start(self) -> None:
         """Resets the environments."""
@@ -196,14 +202,16 @@ def one_seed(seed: int | Sequence[int]) -> int:
     if isinstance(seed, int):
         return seed
     raise OffroadError(
-        f"several seeds {list(seed)} train side by side only on environments written in JAX; call the trainer once a seed"
+        f"several seeds {list(seed)} train side by side only on environments written in JAX; "
+        "call the trainer once for each seed"
     )
 
 
-def describe(
-    trainer: str, agent: Agent, env: VectorEnv, steps: int, seed: int | Sequence[int], **options: Any
-) -> dict[str, Any]:
-    """What `config.json` records: enough to rebuild agent and environment."""
+def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[int], **options: Any) -> dict[str, Any]:
+    """What `config.json` records: enough to rebuild agent and environment.
+
+    Without the number of steps: a run may be resumed to train for longer.
+    """
     spec = env.spec
     return {
         "trainer": trainer,
@@ -212,7 +220,6 @@ def describe(
         "spaces": agent.spaces.to_json(),
         "env": {"id": spec.id if spec else type(env.unwrapped).__name__, "kwargs": dict(spec.kwargs) if spec else {}},
         "num_envs": env.num_envs,
-        "steps": steps,
         "seed": seed if isinstance(seed, int) else list(seed),
         **options,
     }

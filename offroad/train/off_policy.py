@@ -1,4 +1,4 @@
-"""Training from a replay buffer: collect a few steps, remember them, learn from a random sample of everything remembered."""
+"""Training from a replay buffer: collect a few steps, remember them, learn from random samples of what is remembered."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +46,8 @@ def off_policy(
         environments only): `agent` is then a stack of agents and the metrics are lists.
     - `replay`: the buffer; by default all of the run's transitions are kept, up to a million.
     - `learning_starts`: environment steps of uniformly random actions before the first gradient step.
-    - `train_every`: steps of each environment between learning phases; the gradient steps of a phase are one compiled call.
+    - `train_every`: steps of each environment between learning phases; the gradient steps of one phase are one
+        compiled call.
     - `update_ratio`: gradient steps per environment step.
     - `out`, `resume`, `eval_env`, `schedule`, `devices`: as in `on_policy`.
     """
@@ -54,14 +55,13 @@ def off_policy(
     updates = round(train_every * env.num_envs * update_ratio)
     if updates < 1:
         raise OffroadError(
-            f"update_ratio {update_ratio} gives no gradient step in {train_every} steps of {env.num_envs} environments; "
-            "raise update_ratio or train_every"
+            f"update_ratio {update_ratio} gives no gradient step in {train_every} steps of {env.num_envs} "
+            "environments; raise update_ratio or train_every"
         )
     config = describe(
         "off_policy",
         agent,
         env,
-        steps,
         seed,
         capacity=replay.capacity,
         learning_starts=learning_starts,
@@ -126,7 +126,7 @@ class _HostLoop:
         warm_up = self._rng if self.step < self._starts else None
         rollout, episodes = self._collector.collect(self.agent, act_key, self._every, warm_up)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
-        self._replay.add(flat, rollout.mask.ravel())
+        self._replay.add(flat, np.asarray(rollout.mask).ravel())
         self.step += rollout.mask.size
         metrics: Metrics = {}
         if self.step >= self._starts:

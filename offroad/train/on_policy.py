@@ -45,7 +45,7 @@ def on_policy(
     - `rollouts_per_call`: updates per compiled call, for JAX environments.
     - `devices`: spread environments and batches over this many devices.
     """
-    config = describe("on_policy", agent, env, steps, seed, rollouts_per_call=rollouts_per_call)
+    config = describe("on_policy", agent, env, seed, rollouts_per_call=rollouts_per_call)
     if is_compiled(env):
         loop = _JaxLoop(agent, env, seed, rollouts_per_call, devices)
     else:

@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,32 +44,34 @@ class Run:
         try:
             (out / "checkpoints").mkdir(parents=True, exist_ok=True)
             lock = _lock(out)
+            try:
+                return cls._start(out, strict_json.strict(config), resume, wandb, lock)
+            except BaseException:
+                os.close(lock)
+                raise
         except OSError as error:
             raise OffroadError(
                 f"cannot use '{out}' as a run folder: {error.strerror}; choose another folder"
             ) from error
-        try:
-            config = strict_json.strict(config)
-            if (out / "config.json").exists():
-                if not resume:
-                    raise OffroadError(
-                        f"'{out}' already holds a run; resume=True (--resume) continues it, or choose another folder"
-                    )
-                info = _read_info(out)
-                if differing := _differences(info["config"], config):
-                    raise OffroadError(
-                        f"'{out}' was started with another configuration: {'; '.join(differing)}; "
-                        "resume with the same one or choose another folder"
-                    )
-            else:
-                info = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "config": config}
-                info |= {"versions": _versions(), "git": _git_commit(), "machine": _machine()}
-                _write_whole(out / "config.json", strict_json.dumps(info, indent=2))
-            saved = checkpoint.steps(out / "checkpoints")
-            log = Log(out, last_step=checkpoint.step_of(saved[-1]) if saved else None, wandb=config if wandb else None)
-        except BaseException:
-            os.close(lock)
-            raise
+
+    @classmethod
+    def _start(cls, out: Path, config: dict[str, Any], resume: bool, wandb: bool, lock: int) -> "Run":
+        if not (out / "config.json").exists():
+            info = {"format": FORMAT, "created": datetime.now(UTC).isoformat(timespec="seconds"), "config": config}
+            info |= {"versions": _versions(), "git": _git_commit(), "machine": _machine()}
+            _write_whole(out / "config.json", strict_json.dumps(info, indent=2))
+        elif not resume:
+            raise OffroadError(
+                f"'{out}' already holds a run; resume=True (--resume) continues it, or choose another folder"
+            )
+        info = _read_info(out)
+        if differing := _differences(info["config"], config):
+            raise OffroadError(
+                f"'{out}' was started with another configuration: {'; '.join(differing)}; "
+                "resume with the same one or choose another folder"
+            )
+        saved = checkpoint.steps(out / "checkpoints")
+        log = Log(out, last_step=checkpoint.step_of(saved[-1]) if saved else None, wandb=config if wandb else None)
         return cls(out, info, lock, log)
 
     @classmethod
@@ -99,13 +103,16 @@ class Run:
 
     def save(self, step: int, tree: dict[str, Any]) -> None:
         """Saves the checkpoint of `step` and deletes all but the newest two. Log the metrics of `step` before."""
-        self._writing.sync()
+        with self._writing() as log:
+            log.sync()
         folder = self.path / "checkpoints"
         checkpoint.save(folder / f"step_{step:012d}", tree)
         checkpoint.prune(folder)
 
     def log(self, step: int, metrics: dict[str, float | list[float]]) -> None:
-        self._writing.write(step, metrics)
+        """Logs metrics of `step`: scalars, or lists with a value for each seed or episode."""
+        with self._writing() as log:
+            log.write(step, metrics)
 
     def close(self) -> None:
         if self._log is not None:
@@ -120,13 +127,18 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _writing(self) -> Log:
+    @contextmanager
+    def _writing(self) -> Iterator[Log]:
         if self._log is None:
             raise OffroadError(
                 f"the run '{self.path}' is open for reading only; Run.create(..., resume=True) continues it"
             )
-        return self._log
+        try:
+            yield self._log
+        except OSError as error:
+            raise OffroadError(
+                f"cannot log to '{self.path}': {error.strerror}; free some space or mend the permissions, then resume"
+            ) from error
 
 
 def _lock(out: Path) -> int:

@@ -19,7 +19,7 @@ SMALLEST_GAP = 1e-3  # metres; the models divide by the gap, and SUMO has the sa
 class Driver(eqx.Module):
     """A car-following model. `personal` names the parameters in which people differ."""
 
-    personal: eqx.AbstractClassVar[tuple[str, ...]]
+    personal: ClassVar[tuple[str, ...]] = ()
 
     @abc.abstractmethod
     def acceleration(
