@@ -8,7 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 
-def ensemble(make: Callable[[PRNGKeyArray], eqx.Module], n: int, key: PRNGKeyArray) -> eqx.Module:
+def ensemble(make: Callable[[PRNGKeyArray], eqx.Module], n: int, key: PRNGKeyArray) -> Any:
     """`n` independent draws of `make(key)`, stacked."""
     return eqx.filter_vmap(make)(jax.random.split(key, n))
 

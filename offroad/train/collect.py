@@ -331,8 +331,8 @@ class HostCollector:
                 bad = np.argwhere(~np.isfinite(values))[0]
                 step = self.count - len(values) + int(bad[0]) + 1
                 raise OffroadError(
-                    f"environment {self.name!r} returned {values[tuple(bad)]} as {name} in copy {bad[1]} at step {step}; "
-                    "fix the environment and resume the run"
+                    f"environment {self.name!r} returned {values[tuple(bad)]} as {name} in copy {bad[1]} at step "
+                    f"{step}; fix the environment and resume the run"
                 )
 
 

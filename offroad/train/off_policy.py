@@ -1,4 +1,4 @@
-"""Training from a replay buffer: collect a few steps, remember them, learn from random samples of what is remembered."""
+"""Training from a replay buffer: collect a few steps, remember them, learn from random samples of the memory."""
 
 from collections.abc import Sequence
 from pathlib import Path

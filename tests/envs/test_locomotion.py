@@ -52,8 +52,7 @@ def test_every_step_equals_gymnasiums(task):
                 np.testing.assert_allclose(ours[name], value, rtol=1e-10, atol=1e-10, err_msg=name)
         resetting = terminated
         terminations |= set(terminated.tolist())
-    assert contacts == {True, False} or task == "Ant-v5"
-    assert True in contacts
+    assert contacts == {True, False}
     assert terminations == ({False} if task == "HalfCheetah-v5" else {True, False})
 
 
@@ -108,10 +107,22 @@ def test_swing_up_rewards_an_upright_pole_in_the_middle():
     assert not terminated.any()
 
 
-def swing_up(observation):
-    """Pumps energy into the pole until it is nearly upright, then balances it by linear feedback."""
-    x, cosine, sine, speed, spin = observation.T
-    angle = np.arctan2(sine, cosine)
-    pump = np.clip(-1.0 * spin * cosine * np.sign(1 - cosine - spin**2 / 50) - 0.6 * x - 0.2 * speed, -1, 1)
-    balance = 8 * angle + 1.6 * spin + 0.6 * x + 0.9 * speed
-    return np.clip(np.where(cosine > 0.9, balance, pump), -1, 1)[:, None]
+def test_swing_up_can_be_solved_but_not_in_one_go():
+    env = CartPoleSwingUp(4, max_episode_steps=500)
+    pushed, _ = env.reset(seed=0)
+    for _ in range(15):
+        pushed, *_ = env.step(np.ones((4, 1)))
+        assert (pushed[:, 1] < 0).all()
+
+    observation, _ = env.reset(seed=1)
+    total = 0.0
+    for _ in range(500):  # pump energy into the pole, then balance it by linear feedback
+        x, cosine, sine, speed, spin = observation.T
+        lacking = 14.8 * (1 - cosine) - 0.32 * spin**2
+        pump = -0.18 * spin * cosine * lacking - 1.51 * x - 0.07 * speed
+        balance = 13.66 * np.arctan2(sine, cosine) + 3.11 * spin + 0.86 * x + 0.96 * speed
+        action = np.clip(np.where(cosine > 0.8, balance, pump), -1, 1)
+        observation, reward, *_ = env.step(action[:, None])
+        total += reward
+    assert (observation[:, 1] > 0.99).all()
+    assert (total > 300).all()
