@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -25,6 +25,7 @@ from offroad.train.run import Run
 Metrics = dict[str, Any]
 
 
+@runtime_checkable
 class Loop(Protocol):
     """One way of training, advanced chunk by chunk. Between chunks it can be saved and restored exactly."""
 
