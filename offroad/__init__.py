@@ -1,0 +1,47 @@
+"""Reinforcement learning off the paved road."""
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from offroad import envs
+from offroad.errors import OffroadError, unknown
+
+__version__ = "0.1.0"
+
+envs.register()
+
+
+def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
+    """A vector of environments from a Gymnasium id, resetting themselves in the step that ends an episode.
+
+    This library's environments come in their own batched or compiled implementation; any other id is stepped one copy
+    after the other in this process. For heavy ones, `gymnasium.make_vec(..., vectorization_mode="async")` uses a
+    process each and works with the trainers too.
+
+    Raises `OffroadError` with the nearest id if there is no such environment.
+    """
+    try:
+        spec = gym.spec(id)
+    except gym.error.Error as error:
+        raise unknown("environment", id, gym.registry) from error
+    try:
+        if spec.vector_entry_point is not None and id.startswith("offroad/"):
+            return gym.make_vec(
+                id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP, **kwargs
+            )
+        return gym.make_vec(
+            id,
+            num_envs,
+            vectorization_mode="sync",
+            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            **kwargs,
+        )
+    except (gym.error.Error, TypeError, ImportError) as error:
+        raise OffroadError(
+            f"environment {id!r} cannot be made with {kwargs or 'its default options'}: {error}"
+        ) from error
+
+
+__all__ = ["OffroadError", "make_vec"]

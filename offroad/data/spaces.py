@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 
 
@@ -94,6 +95,5 @@ def from_json(value: dict[str, Any]) -> spaces.Space:
 
 def _bounds(bound: np.ndarray) -> Any:
     """A scalar where all bounds are equal: an 84x84 image needs one number, not 7056."""
-    first = bound.flat[0] if bound.size else 0
-    same = bool(np.all(bound == first))
-    return first.item() if same else bound.tolist()
+    same = bound.size > 0 and bool(np.all(bound == bound.flat[0]))
+    return strict(bound.flat[0] if same else bound)

@@ -3,10 +3,7 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, Bool, Float, PyTree
-from numpy import ndarray
-
-ArrayLike = Array | ndarray
+from jaxtyping import Bool, Float, PyTree
 
 
 class Transition(eqx.Module):
@@ -14,15 +11,15 @@ class Transition(eqx.Module):
 
     `next_observation` is what the action led to: where an episode ended it is the *final* observation, not that of the
     next episode's reset. `terminated` means that the future is worth nothing; `truncated` that it was merely cut off
-    and must be bootstrapped.
+    and must be bootstrapped. Arrays are NumPy's on the host and JAX's in compiled code.
     """
 
     observation: PyTree[Any]
     action: PyTree[Any]
-    reward: Float[ArrayLike, "*batch"]
+    reward: Float[Any, "*batch"]
     next_observation: PyTree[Any]
-    terminated: Bool[ArrayLike, "*batch"]
-    truncated: Bool[ArrayLike, "*batch"]
+    terminated: Bool[Any, "*batch"]
+    truncated: Bool[Any, "*batch"]
 
 
 class Rollout(eqx.Module):
@@ -34,4 +31,4 @@ class Rollout(eqx.Module):
 
     transitions: Transition
     memory: PyTree[Any]
-    mask: Bool[ArrayLike, "T N"]
+    mask: Bool[Any, "T N"]

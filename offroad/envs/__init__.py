@@ -1,0 +1,8 @@
+"""Environments, all registered with Gymnasium under `offroad/`."""
+
+from offroad.envs import ring_road
+
+
+def register() -> None:
+    """Makes the environments known to `gymnasium.make` and `gymnasium.make_vec`."""
+    ring_road.register()

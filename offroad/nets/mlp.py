@@ -1,0 +1,74 @@
+"""Fully connected networks."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from offroad.errors import OffroadError, unknown
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jax.numpy.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "silu": jax.nn.silu,
+    "gelu": jax.nn.gelu,
+}
+
+
+def linear(layer: eqx.nn.Linear, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+    """The layer on an array with any leading axes (Equinox's own call takes one vector)."""
+    y = x @ layer.weight.T
+    return y if layer.bias is None else y + layer.bias
+
+
+class MLP(eqx.Module):
+    """Linear layers with an activation between them and none after the last.
+
+    `sizes` are the widths from the input to the output. `init="orthogonal"`, the convention of PPO, draws orthogonal
+    weights of gain sqrt(2), of gain `final_scale` (1 unless told) in the last layer, and zero biases;
+    `init="uniform"`, that of SAC and TD3, draws weights and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and
+    multiplies the last layer by `final_scale`.
+    """
+
+    layers: tuple[eqx.nn.Linear, ...]
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        key: PRNGKeyArray,
+        activation: str = "tanh",
+        init: Literal["orthogonal", "uniform"] = "orthogonal",
+        final_scale: float | None = None,
+    ):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise OffroadError(f"an MLP needs at least an input and an output width, all positive, not {tuple(sizes)}")
+        final = 1.0 if final_scale is None else final_scale
+        scales = [math.sqrt(2) if init == "orthogonal" else 1.0] * (len(sizes) - 2) + [final]
+        keys = jax.random.split(key, len(scales))
+        self.layers = tuple(
+            _layer(fan_in, fan_out, init, scale, k)
+            for fan_in, fan_out, scale, k in zip(sizes[:-1], sizes[1:], scales, keys, strict=True)
+        )
+        self.activation = activation
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        activation = ACTIVATIONS[self.activation]
+        for layer in self.layers[:-1]:
+            x = activation(linear(layer, x))
+        return linear(self.layers[-1], x)
+
+
+def _layer(fan_in: int, fan_out: int, init: str, scale: float, key: PRNGKeyArray) -> eqx.nn.Linear:
+    layer = eqx.nn.Linear(fan_in, fan_out, key=key)  # Equinox draws U(-1/sqrt(fan_in), 1/sqrt(fan_in))
+    if init == "uniform":
+        return jax.tree.map(lambda w: scale * w, layer)
+    weight = jax.nn.initializers.orthogonal(scale)(key, (fan_out, fan_in))
+    return eqx.tree_at(lambda m: (m.weight, m.bias), layer, (weight, jax.numpy.zeros(fan_out)))

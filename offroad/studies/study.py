@@ -1,0 +1,399 @@
+"""The protocol of a study: a published claim, the arms that test it, and a verdict computed from their results.
+
+A study file reads, in order: the claim in two sentences with its source; the published numbers; the arms; the budgets;
+the verdict. It contains no algorithm.
+
+    def human(seeds, budget, context):
+        "Human drivers only."                                   # the arm's description in the report
+        ...
+        context.keep("trajectory", x=x, v=v)                    # for the figures
+        return {"speed [m/s]": [one value per seed]}
+
+    def verdict(r):
+        return [r.claim("Human drivers jam", "below 2.6 m/s", lambda: at_most(r.iqm("human", "speed [m/s]"), 2.6))]
+"""
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from offroad.errors import OffroadError, unknown
+from offroad.report import html, tables
+from offroad.report.statistics import iqm
+
+Metrics = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that somebody printed, and where."""
+
+    what: str
+    value: float | int | str
+    unit: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of the verdict. `holds` is None where an arm that it needs was not run."""
+
+    claim: str
+    measured: str | float | int
+    required: str
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture or a video (png, gif, mp4) that a study drew into the folder that it was given."""
+
+    title: str
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a profile may spend. A study subclasses it with its own numbers (steps, environments, ...)."""
+
+    seeds: int
+    minutes: float  # on two cores; the first estimate of the time left
+
+
+class NotRun(Exception):
+    """The results of an arm were asked for, but it was not run. Raised inside claims and figures, which then wait."""
+
+
+@dataclass
+class Results:
+    """What has been measured so far; `results.json` is exactly this, without `folder`."""
+
+    study: str
+    profile: str
+    folder: Path
+    published: Sequence[Published] = ()
+    config: dict[str, Any] = field(default_factory=dict)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # {arm: {"seeds": [...], "metrics": {...}}}
+    claims: list[Claim] = field(default_factory=list)
+    commit: str = ""
+    machine: str = ""
+    wall_s: float = 0.0
+
+    def __getitem__(self, arm: str) -> Metrics:
+        """The metrics of an arm."""
+        if arm not in self.arms:
+            raise NotRun(f"the arm {arm!r} was not run")
+        return self.arms[arm]["metrics"]
+
+    def values(self, arm: str, metric: str) -> list[float]:
+        """One value per seed."""
+        metrics = self[arm]
+        if metric not in metrics:
+            raise unknown(f"metric of the arm {arm!r}", metric, metrics)
+        return metrics[metric]
+
+    def iqm(self, arm: str, metric: str) -> float:
+        """The interquartile mean over seeds."""
+        return iqm(self.values(arm, metric))
+
+    def artefact(self, arm: str, name: str) -> dict[str, np.ndarray]:
+        """The arrays that the arm kept under that name."""
+        path = self.folder / "artefacts" / arm / f"{name}.npz"
+        if arm not in self.arms or not path.exists():
+            raise NotRun(f"the arm {arm!r} left no {name!r}")
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def claim(self, claim: str, required: str, measure: Callable[[], tuple[str | float, bool]]) -> Claim:
+        """Evaluates one claim: `measure` returns what was measured and whether it is enough."""
+        try:
+            measured, holds = measure()
+        except NotRun as missing:
+            return Claim(claim, f"not evaluated: {missing}", required, None)
+        return Claim(claim, measured if isinstance(measured, str) else float(measured), required, bool(holds))
+
+    def save(self) -> Path:
+        """Writes `results.json` in one atomic step. Strict JSON: what is not a finite number becomes null."""
+        value = {f: v for f, v in vars(self).items() if f not in ("folder", "claims", "published")}
+        value["claims"] = [asdict(c) for c in self.claims]
+        value["published"] = [asdict(p) for p in self.published]
+        return _write_json(self.folder / "results.json", value)
+
+
+Arm = Callable[[list[int], Any, "Context"], Mapping[str, Sequence[float]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A claim and everything needed to test it.
+
+    Each arm is `(seeds, budget, context) -> {metric: [one value per seed]}`; the first line of its docstring describes
+    it in the report. Each figure is `(results, folder) -> Figure`, drawn from results and kept arrays only, and left
+    out where an arm that it needs was not run.
+    """
+
+    name: str
+    title: str
+    claim: str  # two sentences
+    source: str
+    published: tuple[Published, ...]
+    arms: Mapping[str, Arm]
+    profiles: Mapping[str, Budget]
+    verdict: Callable[[Results], list[Claim]]
+    figures: tuple[Callable[[Results, Path], Figure], ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)  # relative cost of an arm, 1 where not named
+
+
+def at_least(value: float, bound: float) -> tuple[float, bool]:
+    """For `Results.claim`: NaN never holds."""
+    return value, value >= bound
+
+
+def at_most(value: float, bound: float) -> tuple[float, bool]:
+    """For `Results.claim`: NaN never holds."""
+    return value, value <= bound
+
+
+class Context:
+    """What an arm may use besides its seeds and budget.
+
+    `folder` is its own scratch folder (for run folders and checkpoints), kept beside the results.
+    """
+
+    def __init__(self, out: Path, arm: str, shared: dict[str, Any], report: Callable[[str, float | None], None]):
+        self.folder = out / "artefacts" / arm
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._shared = shared
+        self._report = report
+
+    def progress(self, message: str, fraction: float | None = None) -> None:
+        """Says how far the arm is; `fraction` of its work in [0, 1] sharpens the estimate of the time left."""
+        self._report(message, fraction)
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """A value that several arms need, such as a trained agent: the first arm that asks computes it."""
+        if name not in self._shared:
+            self._shared[name] = compute()
+        return self._shared[name]
+
+    def keep(self, name: str, **arrays: Any) -> None:
+        """Saves arrays for the figures, which read them with `results.artefact(arm, name)`."""
+        np.savez_compressed(self.folder / f"{name}.npz", allow_pickle=False, **arrays)
+
+
+def reproduce(
+    study: Study,
+    profile: str = "quick",
+    seeds: int | None = None,
+    arms: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> Results:
+    """Runs the arms in their order and writes `results.json`, `report.html` and the figures into `out`.
+
+    `results.json` is saved after every arm, so that a crash in one loses nothing of the others.
+
+    Raises:
+        OffroadError: unknown profile or arm, no seeds, or an arm that failed or returned the wrong thing.
+    """
+    if profile not in study.profiles:
+        raise unknown(f"profile of the study {study.name!r}", profile, study.profiles)
+    for arm in arms or ():
+        if arm not in study.arms:
+            raise unknown(f"arm of the study {study.name!r}", arm, study.arms)
+    budget = study.profiles[profile]
+    seed_list = list(range(budget.seeds if seeds is None else seeds))
+    if not seed_list:
+        raise OffroadError(f"seeds is {seeds}; expected at least 1")
+    chosen = [a for a in study.arms if arms is None or a in arms]
+    folder = Path(out) if out is not None else Path("results") / study.name / profile
+    folder.mkdir(parents=True, exist_ok=True)
+
+    console = console or Console()
+    config = asdict(budget) | {"seeds": len(seed_list)}
+    results = Results(study.name, profile, folder, study.published, config, commit=_commit(), machine=_machine())
+    start, shared = time.monotonic(), {}
+    progress = _Progress(study, chosen, budget.minutes * 60 * len(seed_list) / budget.seeds, console)
+    for arm in chosen:
+        progress.begin(arm)
+        try:
+            metrics = study.arms[arm](seed_list, budget, Context(folder, arm, shared, progress.say))
+            checked = _checked(arm, metrics, len(seed_list))
+        except Exception as error:
+            _finish(study, results)
+            reason = str(error) if isinstance(error, OffroadError) else f"{type(error).__name__}: {error}"
+            kept = (
+                f"the results of {', '.join(results.arms)} are kept in {folder}" if results.arms else "none before it"
+            )
+            raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}; {kept}") from error
+        results.arms[arm] = {"seeds": seed_list, "metrics": checked}
+        results.wall_s = round(time.monotonic() - start, 3)
+        results.save()
+        progress.end()
+    _finish(study, results, console)
+    return results
+
+
+def _checked(arm: str, metrics: Mapping[str, Sequence[float]], seeds: int) -> Metrics:
+    """The arm's metrics as plain numbers; raises `OffroadError` where a metric has not one number per seed."""
+    checked = {}
+    for name, values in metrics.items():
+        array = np.asarray(values, float)
+        if array.shape != (seeds,):
+            raise OffroadError(
+                f"its metric {name!r} has shape {array.shape}; expected one number for each of {seeds} seeds"
+            )
+        checked[name] = array.tolist()
+    return checked
+
+
+def _finish(study: Study, results: Results, console: Console | None = None) -> None:
+    """Verdict, figures, report; prints the table, three lines of verdict and the path of the report last."""
+    try:
+        results.claims = list(study.verdict(results))
+    except NotRun as missing:  # asked outside `Results.claim`
+        results.claims = [Claim("The verdict", f"not evaluated: {missing}", "every arm", None)]
+    results.save()
+    about = {
+        "title": study.title,
+        "claim": study.claim,
+        "source": study.source,
+        "arms": {arm: (run.__doc__ or "").strip().split("\n")[0] for arm, run in study.arms.items()},
+        "figures": [
+            {"title": f.title, "path": os.path.relpath(f.path, results.folder), "caption": f.caption}
+            for f in _figures(study, results, console)
+        ],
+    }
+    _write_json(results.folder / "study.json", about)
+    report = html.study(results.folder)
+    if console is None:
+        return
+    saved = json.loads((results.folder / "results.json").read_text())
+    console.print(tables.terminal(saved))
+    for line in _verdict_lines(study, results):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(str(report), markup=False, highlight=False, soft_wrap=True)
+
+
+def _figures(study: Study, results: Results, console: Console | None) -> Iterator[Figure]:
+    folder = results.folder / "figures"
+    folder.mkdir(exist_ok=True)
+    for draw in study.figures:
+        try:
+            yield draw(results, folder)
+        except NotRun:
+            continue
+        except Exception as error:  # a picture must not cost the results of an hour
+            if console is not None:
+                console.print(f"figure {draw.__name__} failed: {type(error).__name__}: {error}", markup=False)
+
+
+def _verdict_lines(study: Study, results: Results) -> list[str]:
+    """How many claims hold; the claim that matters most (the first that fails, or else the first); at what cost."""
+    claims = results.claims
+    evaluated = [c for c in claims if c.holds is not None]
+    held = sum(bool(c.holds) for c in evaluated)
+    waiting = f", {len(claims) - len(evaluated)} not evaluated" if len(evaluated) < len(claims) else ""
+    lines = [f"{study.title}: {held} of {len(evaluated)} claims hold{waiting}"]
+    for c in sorted(claims, key=lambda c: {False: 0, True: 1, None: 2}[c.holds])[:1]:
+        mark = {False: "fails", True: "holds", None: "open"}[c.holds]
+        lines.append(f"{mark}: {c.claim}: {tables.number(c.measured)} (required: {c.required})")
+    lines.append(f"{results.config['seeds']} seeds, profile {results.profile}, {tables.duration(results.wall_s)}")
+    return lines
+
+
+class _Progress:
+    """Lines with an estimate of the time left: the budget's own until some work is done, then what the clock says."""
+
+    def __init__(self, study: Study, arms: Sequence[str], seconds: float, console: Console):
+        costs = [study.shares.get(a, 1.0) for a in arms]
+        everything = sum(study.shares.get(a, 1.0) for a in study.arms)
+        self._share = {a: c / sum(costs) for a, c in zip(arms, costs)}
+        self._prior = seconds * sum(costs) / everything
+        self._console = console
+        self._start = self._spoke = time.monotonic()
+        self._done, self._arm, self._fraction = 0.0, "", 0.0
+
+    def begin(self, arm: str) -> None:
+        self._arm, self._fraction, self._spoke = arm, 0.0, -np.inf
+        self.say("running")
+
+    def end(self) -> None:
+        self._done += self._share[self._arm]
+        self._fraction, self._spoke = 0.0, -np.inf
+        self.say("done")
+
+    def say(self, message: str, fraction: float | None = None) -> None:
+        """At most one line in two seconds within an arm."""
+        self._fraction = self._fraction if fraction is None else min(max(fraction, 0.0), 1.0)
+        now = time.monotonic()
+        if now - self._spoke < 2:
+            return
+        self._spoke = now
+        done = self._done + self._share[self._arm] * self._fraction if self._done < 0.999 else 1.0
+        elapsed = now - self._start
+        left = elapsed * (1 - done) / done if done > 0.02 else max(self._prior - elapsed, 0.0)
+        number = list(self._share).index(self._arm) + 1
+        ending = f" (about {tables.duration(left)} left)" if done < 1 else ""
+        self._console.print(
+            f"[{number}/{len(self._share)}] {self._arm}: {message}{ending}", markup=False, highlight=False
+        )
+
+
+def _write_json(path: Path, value: Any) -> Path:
+    """Atomic: a reader, or a kill at any moment, sees the old file or the new one."""
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(json.dumps(_strict(value), indent=1, allow_nan=False, default=str) + "\n")
+    os.replace(partial, path)
+    return path
+
+
+def _strict(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    match value:
+        case dict():
+            return {str(k): _strict(v) for k, v in value.items()}
+        case list() | tuple():
+            return [_strict(v) for v in value]
+        case np.ndarray() | np.generic():
+            return _strict(value.tolist())
+        case float() if not np.isfinite(value):
+            return None
+    return value
+
+
+def _commit() -> str:
+    """The commit of the checkout that runs, marked where files differ from it; the version of an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(root)]
+    try:
+        top = subprocess.check_output(
+            [*git, "rev-parse", "--show-toplevel", "HEAD"], text=True, stderr=subprocess.DEVNULL
+        )
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+    except (OSError, subprocess.CalledProcessError):
+        return f"offroad {version('offroad')}"
+    folder, commit = top.split("\n")[:2]
+    # A package installed inside somebody else's repository has not that repository's commit.
+    return commit + ("-dirty" if changed else "") if Path(folder) == root else f"offroad {version('offroad')}"
+
+
+def _machine() -> str:
+    import jax
+
+    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__} on {devices}, "
+        f"Python {platform.python_version()}"
+    )

@@ -1,0 +1,248 @@
+"""What all training loops share: progress, logging, evaluation, checkpoints, signals and the guard against NaN."""
+
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from offroad.agents.agent import Agent
+from offroad.data import config as configuration
+from offroad.errors import OffroadError
+from offroad.train import checkpoint
+from offroad.train.checkpoint import Saved
+from offroad.train.evaluate import Evaluator
+from offroad.train.progress import Progress
+from offroad.train.run import Run
+
+Metrics = dict[str, Any]
+
+
+@runtime_checkable
+class Loop(Protocol):
+    """One way of training, advanced chunk by chunk. Between chunks it can be saved and restored exactly."""
+
+    step: int  # environment steps taken so far
+
+    @property
+    def agent(self) -> Agent: ...
+
+    @property
+    def seed(self) -> int | Sequence[int]: ...
+
+    @property
+    def stacked(self) -> bool:
+        """Whether `agent` is a stack of agents, one a seed."""
+        ...
+
+    def start(self) -> None:
+        """Resets the environments."""
+        ...
+
+    def advance(self) -> tuple[Metrics, Metrics]:
+        """Collects and learns for one chunk.
+
+        **Returns:** the learner's metrics, which must be finite, and the environment's, which need not be.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, saved: Saved) -> bool:
+        """Continues from a checkpoint. **Returns:** False if the environment had to be reset, so that the
+        continuation is not bitwise the same as an uninterrupted run."""
+        ...
+
+
+@dataclass
+class TrainResult:
+    """What a training run leaves: the last agent (never the best one) and its curve."""
+
+    agent: Agent
+    step: int = 0
+    history: list[Metrics] = field(default_factory=list)
+    path: Path | None = None
+    interrupted: bool = False
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When a run evaluates and saves, in environment steps; 0 means only at the end."""
+
+    evaluate: int = 0
+    checkpoint: int = 0
+    episodes: int = 10  # per evaluation
+    log: int = 1
+
+
+def drive(
+    loop: Loop,
+    steps: int,
+    *,
+    schedule: Schedule,
+    config: dict[str, Any],
+    out: str | Path | None,
+    resume: bool,
+    eval_env: VectorEnv | None,
+    progress: bool,
+    wandb: bool,
+) -> TrainResult:
+    """Advances `loop` until `steps` environment steps are taken; the body of every trainer."""
+    run = Run.create(Path(out), config, resume=resume, wandb=wandb) if out is not None else None
+    evaluator = Evaluator(eval_env, schedule.episodes, loop.stacked) if eval_env is not None else None
+    result = TrainResult(loop.agent, path=run.path if run else None)
+    try:
+        found = run.load_latest() if run else None
+        if found is None:
+            loop.start()
+        else:
+            loop.step, saved = found
+            if not loop.restore(saved):
+                print("the environment's state cannot be saved: its episodes start anew, all else continues exactly")
+        with _signals() as stop, Progress(steps, loop.step) if progress else nullcontext() as bar:
+            _advance_all(loop, steps, schedule, run, evaluator, bar, stop, result)
+    finally:
+        result.agent, result.step = loop.agent, loop.step
+        if run:
+            run.close()
+    return result
+
+
+def _advance_all(
+    loop: Loop,
+    steps: int,
+    schedule: Schedule,
+    run: Run | None,
+    evaluator: Evaluator | None,
+    bar: Progress | None,
+    stop: list[int],
+    result: TrainResult,
+) -> None:
+    began, first = time.monotonic(), loop.step
+    seed = EVALUATION_SEED + (loop.seed if isinstance(loop.seed, int) else loop.seed[0])
+    while loop.step < steps and not stop:
+        before = loop.step
+        try:
+            learner, environment = loop.advance()
+        except OffroadError:
+            if run and before > first:  # only the environment failed: what was learnt is whole and is kept
+                _save(run, loop)
+            raise
+        _require_finite(learner, loop.step, run)
+        metrics: Metrics = {**environment, **learner}
+        metrics["time/steps_per_second"] = (loop.step - first) / max(time.monotonic() - began, 1e-9)
+        if evaluator and _due(before, loop.step, steps, schedule.evaluate):
+            metrics |= evaluator(loop.agent, seed).metrics()
+        # What is not known yet, such as the return when no episode has ended, is left out.
+        metrics = {name: _plain(value) for name, value in metrics.items() if not np.isnan(value).all()}
+        if _due(before, loop.step, steps, schedule.log):
+            result.history.append({"step": loop.step, **metrics})
+            if run:
+                run.log(loop.step, metrics)
+        if bar:
+            bar.update(loop.step, _score(metrics))
+        if run and (stop or _due(before, loop.step, steps, schedule.checkpoint)):
+            _save(run, loop)
+    result.interrupted = bool(stop)
+    result.seconds = time.monotonic() - began
+
+
+def _score(metrics: Metrics) -> float | None:
+    """What the progress bar shows."""
+    score = np.mean(metrics.get("eval/return", metrics.get("episode/return", np.nan)))
+    return float(score) if np.isfinite(score) else None
+
+
+# Evaluation uses other random numbers than training and tuning: seeds far from those that people type.
+EVALUATION_SEED = 1_000_003
+
+
+def _due(before: int, now: int, total: int, every: int) -> bool:
+    """Whether a multiple of `every` was passed, or the end reached."""
+    return now >= total or (every > 0 and now // every > before // every)
+
+
+def _save(run: Run, loop: Loop) -> None:
+    bad = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(loop.agent)
+        if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating) and not np.isfinite(np.asarray(leaf)).all()
+    ]
+    if bad:
+        raise OffroadError(f"{bad[0]} of the agent became NaN or infinite at step {loop.step}; {_keeps(run)}")
+    run.save(loop.step, loop.state())
+
+
+def _require_finite(metrics: Metrics, step: int, run: Run | None) -> None:
+    for name, value in metrics.items():
+        if not np.isfinite(np.asarray(value)).all():
+            raise OffroadError(f"{name!r} became NaN or infinite before step {step}; {_keeps(run)}")
+
+
+def _keeps(run: Run | None) -> str:
+    last = checkpoint.latest(run.path / "checkpoints") if run else None
+    kept = f"the last good checkpoint is {str(last)!r}" if last else "no checkpoint was saved (give the run a folder)"
+    return f"{kept}; lower the learning rate or check the rewards' scale"
+
+
+def _plain(value: Any) -> float | list[float]:
+    array = np.asarray(value, np.float64)
+    return float(array) if array.ndim == 0 else array.tolist()
+
+
+def one_seed(seed: int | Sequence[int]) -> int:
+    """The seed of a loop that trains one agent at a time."""
+    if isinstance(seed, int):
+        return seed
+    raise OffroadError(
+        f"several seeds {list(seed)} train side by side only on environments written in JAX; "
+        "call the trainer once for each seed"
+    )
+
+
+def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[int], **options: Any) -> dict[str, Any]:
+    """What `config.json` records: enough to rebuild agent and environment.
+
+    Without the number of steps: a run may be resumed to train for longer.
+    """
+    spec = env.spec
+    return {
+        "trainer": trainer,
+        "agent": type(agent).__name__.lower(),
+        "agent_config": configuration.to_json(agent.config),
+        "spaces": agent.spaces.to_json(),
+        "env": {"id": spec.id if spec else type(env.unwrapped).__name__, "kwargs": dict(spec.kwargs) if spec else {}},
+        "num_envs": env.num_envs,
+        "seed": seed if isinstance(seed, int) else list(seed),
+        **options,
+    }
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM ask the loop to save and stop after the present chunk; a second one interrupts at once."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    try:
+        previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: leave signals to whoever owns it
+        yield caught
+        return
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

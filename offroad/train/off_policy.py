@@ -1,0 +1,249 @@
+"""Training from a replay buffer: collect a few steps, remember them, learn from random samples of the memory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from offroad.agents.agent import Agent, stacked
+from offroad.data.replay import JaxReplay, Replay
+from offroad.errors import OffroadError
+from offroad.train.checkpoint import Saved
+from offroad.train.collect import HostCollector, JaxCollector, is_compiled, summarise
+from offroad.train.devices import DataParallel
+from offroad.train.loop import Metrics, Schedule, TrainResult, describe, drive, one_seed
+
+
+def off_policy(
+    agent: Agent,
+    env: VectorEnv,
+    steps: int,
+    *,
+    seed: int | Sequence[int] = 0,
+    replay: Replay | None = None,
+    learning_starts: int = 10_000,
+    train_every: int = 64,
+    update_ratio: float = 1.0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    eval_env: VectorEnv | None = None,
+    schedule: Schedule = Schedule(),
+    devices: int = 1,
+    progress: bool = True,
+    wandb: bool = False,
+) -> TrainResult:
+    """Trains an off-policy agent (SAC, TD3, DQN) for at least `steps` environment steps.
+
+    **Arguments:**
+
+    - `agent`: a fresh or pre-trained agent whose config has `batch`, the transitions per gradient step.
+    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with replay and learner.
+    - `seed`: of environments, exploration and sampling. Several seeds train side by side in one compiled call (JAX
+        environments only): `agent` is then a stack of agents and the metrics are lists.
+    - `replay`: the buffer; by default all of the run's transitions are kept, up to a million.
+    - `learning_starts`: environment steps of uniformly random actions before the first gradient step.
+    - `train_every`: steps of each environment between learning phases; the gradient steps of one phase are one
+        compiled call.
+    - `update_ratio`: gradient steps per environment step.
+    - `out`, `resume`, `eval_env`, `schedule`, `devices`: as in `on_policy`.
+    """
+    replay = Replay(min(steps + env.num_envs * train_every, 1_000_000)) if replay is None else replay
+    updates = round(train_every * env.num_envs * update_ratio)
+    if updates < 1:
+        raise OffroadError(
+            f"update_ratio {update_ratio} gives no gradient step in {train_every} steps of {env.num_envs} "
+            "environments; raise update_ratio or train_every"
+        )
+    config = describe(
+        "off_policy",
+        agent,
+        env,
+        seed,
+        capacity=replay.capacity,
+        learning_starts=learning_starts,
+        train_every=train_every,
+        update_ratio=update_ratio,
+    )
+    kind = _JaxLoop if is_compiled(env) else _HostLoop
+    loop = kind(agent, env, seed, replay, learning_starts, train_every, updates, devices)
+    return drive(
+        loop,
+        steps,
+        schedule=schedule,
+        config=config,
+        out=out,
+        resume=resume,
+        eval_env=eval_env,
+        progress=progress,
+        wandb=wandb,
+    )
+
+
+def _update_many(agent: Agent, batches: Any, key: jax.Array) -> tuple[Agent, Metrics]:
+    """As many gradient steps as `batches` has rows."""
+    count = jax.tree.leaves(batches)[0].shape[0]
+
+    def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
+        batch, key = step
+        return agent.update(batch, key)
+
+    agent, metrics = jax.lax.scan(one, agent, (batches, jax.random.split(key, count)))
+    return agent, jax.tree.map(jnp.mean, metrics)
+
+
+class _HostLoop:
+    stacked = False
+
+    def __init__(
+        self,
+        agent: Agent,
+        env: VectorEnv,
+        seed: int | Sequence[int],
+        replay: Replay,
+        learning_starts: int,
+        train_every: int,
+        updates: int,
+        devices: int,
+    ):
+        # A copy: the compiled update overwrites its input.
+        self.agent, self.step, self.seed = jax.tree.map(jnp.array, agent), 0, one_seed(seed)
+        self._collector = HostCollector(env)
+        self._replay, self._starts, self._every, self._updates = replay, learning_starts, train_every, updates
+        self._key = jax.random.key(self.seed)
+        self._rng = np.random.default_rng(self.seed)
+        self._devices = DataParallel(devices)
+        self._learn = jax.jit(_update_many, donate_argnums=0)
+
+    def start(self) -> None:
+        self._collector.reset(self.agent, self.seed)
+
+    def advance(self) -> tuple[Metrics, Metrics]:
+        act_key, update_key = jax.random.split(self._key)
+        warm_up = self._rng if self.step < self._starts else None
+        rollout, episodes = self._collector.collect(self.agent, act_key, self._every, warm_up)
+        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
+        self._replay.add(flat, np.asarray(rollout.mask).ravel())
+        self.step += rollout.mask.size
+        metrics: Metrics = {}
+        if self.step >= self._starts:
+            batches = self._replay.sample(self._rng, (self._updates, self.agent.config.batch))
+            self.agent, metrics = self._learn(
+                self._devices.replicate(self.agent),
+                self._devices.split(batches, 1),
+                jax.random.fold_in(update_key, self._collector.count),
+            )
+        return metrics, summarise(episodes)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent,
+            "collector": self._collector.get_state(),
+            "replay": self._replay.get_state(),
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def restore(self, saved: Saved) -> bool:
+        self.agent = saved.restore("agent", self.agent)
+        self._replay.set_state(saved.value("replay"))
+        self._rng.bit_generator.state = saved.value("rng")
+        return self._collector.set_state(self.agent, saved.value("collector"), self.seed + 1 + self.step)
+
+
+class _JaxLoop:
+    """Collecting, remembering and learning fuse into one compiled function, vmapped over seeds."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        env: VectorEnv,
+        seed: int | Sequence[int],
+        replay: Replay,
+        learning_starts: int,
+        train_every: int,
+        updates: int,
+        devices: int,
+    ):
+        self.stacked = not isinstance(seed, int)
+        self.step, self.seed = 0, seed
+        # A copy: the compiled loop overwrites its input.
+        self._agents = jax.tree.map(jnp.array, agent) if self.stacked else stacked([agent])
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        self._keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        self._devices = DataParallel(devices)
+        self._starts, self._per_call = learning_starts, train_every * env.num_envs
+        self._carry: Any = None
+        collector = JaxCollector(env)
+        batch: int = agent.config.batch
+
+        def start(agent: Agent, key: jax.Array) -> Any:
+            reset_key, step_key = jax.random.split(key)
+            state = collector.reset(agent, reset_key)
+            _, (transitions, _) = jax.eval_shape(lambda: collector.step(agent, state, step_key))
+            example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), transitions)
+            return state, JaxReplay.create(replay.capacity, example)
+
+        def collect(carry: Any, key: jax.Array, random: bool) -> Any:
+            agent, state, replay = carry
+            state, rollout, episodes = collector.collect(agent, state, key, train_every, random)
+            flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
+            return (agent, state, replay.add(flat)), episodes
+
+        def warm_up(carry: Any, key: jax.Array) -> Any:
+            key, collect_key = jax.random.split(key)
+            carry, episodes = collect(carry, collect_key, random=True)
+            return carry, key, {}, episodes
+
+        def advance(carry: Any, key: jax.Array) -> Any:
+            key, collect_key, sample_key, update_key = jax.random.split(key, 4)
+            (agent, state, replay), episodes = collect(carry, collect_key, random=False)
+
+            def one(agent: Agent, keys: jax.Array) -> Any:
+                return agent.update(replay.sample(keys[0], batch), keys[1])
+
+            keys = jnp.stack([jax.random.split(sample_key, updates), jax.random.split(update_key, updates)], 1)
+            agent, metrics = jax.lax.scan(one, agent, keys)
+            return (agent, state, replay), key, jax.tree.map(jnp.mean, metrics), episodes
+
+        self._start = jax.jit(jax.vmap(start))
+        self._warm_up = jax.jit(jax.vmap(warm_up), donate_argnums=0)
+        self._advance = jax.jit(jax.vmap(advance), donate_argnums=0)
+
+    @property
+    def agent(self) -> Agent:
+        agents = self._carry[0] if self._carry else self._agents
+        return agents if self.stacked else jax.tree.map(lambda x: x[0], agents)
+
+    def start(self) -> None:
+        split = jax.vmap(jax.random.split)(self._keys)
+        state, replay = self._start(self._agents, split[:, 1])
+        self._place((self._agents, state, replay), split[:, 0])
+
+    def advance(self) -> tuple[Metrics, Metrics]:
+        call = self._warm_up if self.step < self._starts else self._advance
+        self._carry, self._keys, metrics, episodes = call(self._carry, self._keys)
+        self.step += self._per_call
+        return self._squeeze(metrics), self._squeeze(episodes)
+
+    def state(self) -> dict[str, Any]:
+        agents, state, replay = self._carry
+        return {"agent": agents, "envs": state, "replay": replay, "keys": self._keys}
+
+    def restore(self, saved: Saved) -> bool:
+        self.start()
+        agents, state, replay = self._carry
+        carry = saved.restore("agent", agents), saved.restore("envs", state), saved.restore("replay", replay)
+        self._place(carry, saved.restore("keys", self._keys))
+        return True
+
+    def _place(self, carry: Any, keys: jax.Array) -> None:
+        agents, state, replay = carry
+        whole = self._devices.replicate
+        self._carry = whole(agents), self._devices.split(state, 1), whole(replay)
+        self._keys = whole(keys)
+
+    def _squeeze(self, metrics: Metrics) -> Metrics:
+        return {name: np.asarray(value) if self.stacked else np.asarray(value)[0] for name, value in metrics.items()}

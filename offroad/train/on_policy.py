@@ -1,0 +1,166 @@
+"""Training on fresh experience: collect a rollout with the present policy, learn from it, forget it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from offroad.agents.agent import Agent, stacked
+from offroad.data.transitions import Rollout
+from offroad.train.checkpoint import Saved
+from offroad.train.collect import HostCollector, JaxCollector, JaxState, is_compiled, summarise
+from offroad.train.devices import DataParallel
+from offroad.train.loop import Metrics, Schedule, TrainResult, describe, drive, one_seed
+
+
+def on_policy(
+    agent: Agent,
+    env: VectorEnv,
+    steps: int,
+    *,
+    seed: int | Sequence[int] = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    eval_env: VectorEnv | None = None,
+    schedule: Schedule = Schedule(),
+    rollouts_per_call: int = 1,
+    devices: int = 1,
+    progress: bool = True,
+    wandb: bool = False,
+) -> TrainResult:
+    """Trains an on-policy agent (PPO) for at least `steps` environment steps.
+
+    **Arguments:**
+
+    - `agent`: a fresh or pre-trained agent whose config has `rollout`, the steps of each environment per update.
+    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with the learner into one call.
+    - `seed`: of environments and exploration. Several seeds train side by side in one compiled call (JAX environments
+        only): `agent` is then a stack of agents, `stack(create, seeds)`, and the metrics are lists.
+    - `out`: the run folder; `None` keeps everything in memory. `resume` continues the run that it holds.
+    - `eval_env`: a separate environment for evaluation; `schedule` says when to evaluate, log and save.
+    - `rollouts_per_call`: updates per compiled call, for JAX environments.
+    - `devices`: spread environments and batches over this many devices.
+    """
+    config = describe("on_policy", agent, env, seed, rollouts_per_call=rollouts_per_call)
+    if is_compiled(env):
+        loop = _JaxLoop(agent, env, seed, rollouts_per_call, devices)
+    else:
+        loop = _HostLoop(agent, env, seed, devices)
+    return drive(
+        loop,
+        steps,
+        schedule=schedule,
+        config=config,
+        out=out,
+        resume=resume,
+        eval_env=eval_env,
+        progress=progress,
+        wandb=wandb,
+    )
+
+
+class _HostLoop:
+    def __init__(self, agent: Agent, env: VectorEnv, seed: int | Sequence[int], devices: int):
+        self.agent, self.step, self.seed = agent, 0, one_seed(seed)
+        self.stacked = False
+        self._collector = HostCollector(env)
+        self._rollout: int = agent.config.rollout
+        self._key = jax.random.key(self.seed)
+        self._update = jax.jit(lambda agent, rollout, key: agent.update(rollout, key))
+        self._updates = 0
+        self._devices = DataParallel(devices)
+
+    def start(self) -> None:
+        self._collector.reset(self.agent, self.seed)
+
+    def advance(self) -> tuple[Metrics, Metrics]:
+        act_key, update_key = jax.random.split(self._key)
+        rollout, episodes = self._collector.collect(self.agent, act_key, self._rollout)
+        update_key = jax.random.fold_in(update_key, self._updates)
+        placed = Rollout(
+            self._devices.split(rollout.transitions, 1),
+            self._devices.split(rollout.memory, 0),
+            self._devices.split(rollout.mask, 1),
+        )
+        self.agent, metrics = self._update(self._devices.replicate(self.agent), placed, update_key)
+        self._updates += 1
+        self.step += rollout.mask.size
+        return metrics, summarise(episodes)
+
+    def state(self) -> dict[str, Any]:
+        return {"agent": self.agent, "collector": self._collector.get_state(), "updates": self._updates}
+
+    def restore(self, saved: Saved) -> bool:
+        self.agent = saved.restore("agent", self.agent)
+        self._updates = saved.value("updates")
+        return self._collector.set_state(self.agent, saved.value("collector"), self.seed + self._updates)
+
+
+class _JaxLoop:
+    """Rollout and update fuse into one compiled function, scanned over updates and vmapped over seeds."""
+
+    def __init__(self, agent: Agent, env: VectorEnv, seed: int | Sequence[int], rollouts_per_call: int, devices: int):
+        self.stacked = not isinstance(seed, int)
+        self.seed = seed
+        self.step = 0
+        # A copy: the compiled loop overwrites its input.
+        self._agents = jax.tree.map(jnp.array, agent) if self.stacked else stacked([agent])
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        self._keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        self._collector = JaxCollector(env)
+        self._devices = DataParallel(devices)
+        self._state: JaxState | None = None
+        rollout: int = agent.config.rollout
+        self._per_call = rollouts_per_call * rollout * env.num_envs
+        collector = self._collector
+
+        def advance(agent: Agent, state: JaxState, key: jax.Array) -> Any:
+            def iteration(carry: Any, key: jax.Array) -> Any:
+                agent, state = carry
+                collect_key, update_key = jax.random.split(key)
+                state, batch, episodes = collector.collect(agent, state, collect_key, rollout)
+                agent, metrics = agent.update(batch, update_key)
+                return (agent, state), (metrics, episodes)
+
+            key, scan_key = jax.random.split(key)
+            (agent, state), (metrics, episodes) = jax.lax.scan(
+                iteration, (agent, state), jax.random.split(scan_key, rollouts_per_call)
+            )
+            mean = lambda x: jax.tree.map(lambda y: jnp.mean(y, 0), x)  # noqa: E731
+            return agent, state, key, mean(metrics), jax.tree.map(lambda y: jnp.nanmean(y, 0), episodes)
+
+        self._advance = jax.jit(jax.vmap(advance), donate_argnums=(0, 1))
+        self._reset = jax.jit(jax.vmap(collector.reset))
+
+    @property
+    def agent(self) -> Agent:
+        return self._agents if self.stacked else jax.tree.map(lambda x: x[0], self._agents)
+
+    def start(self) -> None:
+        split = jax.vmap(jax.random.split)(self._keys)
+        self._place(self._agents, self._reset(self._agents, split[:, 1]), split[:, 0])
+
+    def advance(self) -> tuple[Metrics, Metrics]:
+        self._agents, self._state, self._keys, metrics, episodes = self._advance(self._agents, self._state, self._keys)
+        self.step += self._per_call
+        return self._squeeze(metrics), self._squeeze(episodes)
+
+    def state(self) -> dict[str, Any]:
+        return {"agent": self._agents, "envs": self._state, "keys": self._keys}
+
+    def restore(self, saved: Saved) -> bool:
+        self.start()
+        names = ("agent", "envs", "keys")
+        self._place(*(saved.restore(n, v) for n, v in zip(names, (self._agents, self._state, self._keys))))
+        return True
+
+    def _place(self, agents: Agent, state: JaxState, keys: jax.Array) -> None:
+        self._agents, self._keys = self._devices.replicate(agents), self._devices.replicate(keys)
+        self._state = self._devices.split(state, 1)
+
+    def _squeeze(self, metrics: Metrics) -> Metrics:
+        return {name: np.asarray(value) if self.stacked else np.asarray(value)[0] for name, value in metrics.items()}
