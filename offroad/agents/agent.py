@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ class Agent(eqx.Module):
 
     @classmethod
     @abstractmethod
-    def create(cls, spaces: Spaces, config: Any, key: Key[Array, ""]) -> Self:
+    def create(cls, spaces: Spaces, config: Any, key: Key[Array, ""]) -> "Agent":
         """A new agent for these spaces. Raises `OffroadError` if the algorithm cannot act in them."""
 
     @abstractmethod
@@ -43,7 +43,7 @@ class Agent(eqx.Module):
         """
 
     @abstractmethod
-    def update(self, batch: PyTree[Any], key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
+    def update(self, batch: PyTree[Any], key: Key[Array, ""]) -> tuple["Agent", dict[str, Float[Array, ""]]]:
         """One learning step; pure. Takes a `Rollout` (on-policy agents) or a `Transition` batch (off-policy agents).
 
         **Returns:** the new agent and scalar metrics; a non-finite metric stops the run.
@@ -74,7 +74,7 @@ class ActionScale:
     def to_env(self, unit: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
         return self.centre + self.half * unit
 
-    def to_unit(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+    def to_unit(self, action: Float[Any, "*batch action"]) -> Float[Array, "*batch action"]:
         return (action - self.centre) / self.half
 
 

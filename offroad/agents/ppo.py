@@ -7,7 +7,7 @@ one compiled call.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -99,7 +99,7 @@ class PPO(Agent):
     config: PPOConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, spaces: Spaces, config: PPOConfig, key: Key[Array, ""]) -> Self:
+    def create(cls, spaces: Spaces, config: PPOConfig, key: Key[Array, ""]) -> "PPO":
         match spaces.action:
             case gym_spaces.Box(shape=(size,)):
                 log_std = jnp.full(size, jnp.log(config.initial_std), jnp.float32)
@@ -149,8 +149,9 @@ class PPO(Agent):
         policy = self.network.policy(features[0])
         return self._to_env(policy.mode() if key is None else policy.sample(key)), memory
 
-    def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
-        steps, config = batch.transitions, self.config
+    def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple["PPO", dict[str, Float[Array, ""]]]:
+        batch, config = jax.tree.map(jnp.asarray, batch), self.config
+        steps = batch.transitions
         done = steps.terminated | steps.truncated
         weight = batch.mask.astype(jnp.float32)
         return_norm = self.return_norm.update(steps.reward, done, config.discount, batch.mask)

@@ -8,7 +8,7 @@ own, the environment's half range times `scale`, and experience in which the bas
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -55,7 +55,7 @@ class ResidualPolicy(Agent):
         learner: type[Agent],
         base: Controller,
         scale: float = 1.0,
-    ) -> Self:
+    ) -> "ResidualPolicy":
         """`learner.create(..., config, key)` on top of `base`; it corrects by at most `scale` times half the range."""
         box = box_actions(spaces, "a residual policy")
         reach = (scale * ActionScale(box).half).astype(np.float32)
@@ -76,7 +76,7 @@ class ResidualPolicy(Agent):
         correction, memory = self.learner.act(observation, key, memory)
         return self.base(observation, ())[0] + correction, memory
 
-    def update(self, batch: Transition | Rollout, key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
+    def update(self, batch: Transition | Rollout, key: Key[Array, ""]) -> tuple["ResidualPolicy", dict[str, Float[Array, ""]]]:
         def correction(steps: Transition) -> Transition:
             base = self.base
             for _ in range(steps.reward.ndim - 1):  # a controller takes one leading axis

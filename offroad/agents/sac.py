@@ -5,7 +5,7 @@ targets, and a temperature that is tuned to hold a target entropy.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -72,7 +72,7 @@ class SAC(Agent):
     config: SACConfig = eqx.field(static=True)
 
     @classmethod
-    def create(cls, spaces: Spaces, config: SACConfig, key: Key[Array, ""]) -> Self:
+    def create(cls, spaces: Spaces, config: SACConfig, key: Key[Array, ""]) -> "SAC":
         actions = box_actions(spaces, "sac").shape[0]
         encoder_key, head_key, critic_key = jax.random.split(key, 3)
         encoder = config.encoder.build(spaces.observation, encoder_key)
@@ -106,11 +106,11 @@ class SAC(Agent):
         unit = policy.mode() if key is None else policy.sample_and_log_prob(key)[0]
         return ActionScale(box_actions(self.spaces, "sac")).to_env(unit), memory
 
-    def update(self, batch: Transition, key: Key[Array, ""]) -> tuple[Self, dict[str, Float[Array, ""]]]:
-        config = self.config
-        norm = (
-            self.observation_norm.update(batch.observation) if config.normalise_observation else self.observation_norm
-        )
+    def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["SAC", dict[str, Float[Array, ""]]]:
+        batch, config = jax.tree.map(jnp.asarray, batch), self.config
+        norm = self.observation_norm
+        if config.normalise_observation:
+            norm = norm.update(batch.observation)
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(box_actions(self.spaces, "sac")).to_unit(batch.action)
         target_key, actor_key = jax.random.split(key)

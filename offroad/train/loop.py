@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from offroad.train.run import Run
 Metrics = dict[str, Any]
 
 
+@runtime_checkable
 class Loop(Protocol):
     """One way of training, advanced chunk by chunk. Between chunks it can be saved and restored exactly."""
 
