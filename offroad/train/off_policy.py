@@ -11,6 +11,7 @@ from gymnasium.vector import VectorEnv
 
 from offroad.agents.agent import Agent
 from offroad.data.replay import JaxReplay, Replay
+from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train.checkpoint import Saved
 from offroad.train.collect import HostCollector, JaxCollector, is_compiled, summarise, summary
@@ -84,15 +85,18 @@ def off_policy(
     )
 
 
-def _update_many(agent: Agent, batches: Any, key: jax.Array) -> tuple[Agent, Metrics]:
-    """As many gradient steps as `batches` has rows."""
-    count = jax.tree.leaves(batches)[0].shape[0]
+PIECE_BYTES = 1 << 28
+"""Samples are handed to the compiled updates in pieces of at most this size: those of images would fill the memory."""
+
+
+def _update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
+    """As many gradient steps as there are `keys` and `batches`."""
 
     def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
         batch, key = step
         return agent.update(batch, key)
 
-    agent, metrics = jax.lax.scan(one, agent, (batches, jax.random.split(key, count)))
+    agent, metrics = jax.lax.scan(one, agent, (batches, keys))
     return agent, jax.tree.map(jnp.mean, metrics)
 
 
@@ -131,13 +135,22 @@ class _HostLoop:
         self.step += int(rollout.mask.sum())
         metrics: Metrics = {}
         if self.step >= self._starts:
-            batches = self._replay.sample(self._rng, (self._updates, self.agent.config.batch))
-            self.agent, metrics = self._learn(
-                self._devices.replicate(self.agent),
-                self._devices.split(batches, 1),
-                jax.random.fold_in(update_key, self._collector.count),
-            )
+            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), flat)
         return metrics, summarise(episodes)
+
+    def _update(self, key: jax.Array, example: Transition) -> Metrics:
+        """One learning phase."""
+        batch: int = self.agent.config.batch
+        keys = jax.random.split(key, self._updates)
+        update_bytes = batch * sum(x[0].nbytes for x in jax.tree.leaves(example))
+        fitting = max(PIECE_BYTES // update_bytes, 1)
+        size = next(n for n in range(min(fitting, self._updates), 0, -1) if self._updates % n == 0)
+        self.agent, found = self._devices.replicate(self.agent), []
+        for start in range(0, self._updates, size):
+            batches = self._devices.split(self._replay.sample(self._rng, (size, batch)), 1)
+            self.agent, metrics = self._learn(self.agent, batches, keys[start : start + size])
+            found.append(metrics)
+        return jax.tree.map(lambda *values: np.mean(values), *found)
 
     def state(self) -> dict[str, Any]:
         return {

@@ -108,7 +108,7 @@ def test_an_environment_without_a_state_to_save_is_reset():
     collector.collect(agent, None, 2)
     assert collector.get_state()["env"] is None
     assert not collector.set_state(agent, collector.get_state(), 1)
-    assert collector.observation.tolist() == [[3, 0]]  # SyncVectorEnv keeps the episodes' count
+    assert collector.observation.tolist() == [[2, 0]]  # a new episode
     # A wrapper passes the attributes of what it wraps on, yet has a state of its own.
     wrapped = gym.wrappers.vector.RecordEpisodeStatistics(cheetah(2))
     collector = HostCollector(wrapped)
