@@ -51,7 +51,9 @@ def learning_curves(
     return _save(fig, path)
 
 
-def dots(path: Path, arms: Mapping[str, list[float]], xlabel: str, references: Mapping[str, float] | None = None) -> Path:
+def dots(
+    path: Path, arms: Mapping[str, list[float]], xlabel: str, references: Mapping[str, float] | None = None
+) -> Path:
     """One row per arm: every seed as a faint dot, the IQM as a strong one with its 95 % interval as a bar."""
     fig, ax = _canvas((7.2, 1.1 + 0.42 * len(arms)))
     for row, (colour, values) in enumerate(zip(_cycle(len(arms)), arms.values())):

@@ -41,7 +41,15 @@ def write(path: Path, frames: Iterable[Frame], fps: float, limit_mb: float = 2.0
     if path.suffix != ".gif":
         raise OffroadError(f"videos are written as .gif or .mp4, not {path.suffix!r}; rename {path}")
     limit = int(limit_mb * 1e6)
-    for skip, scale, colours in ((1, 1, 64), (1, 1, 32), (2, 1, 32), (2, 0.75, 32), (3, 0.6, 32), (4, 0.5, 16), (8, 0.35, 8)):
+    for skip, scale, colours in (
+        (1, 1, 64),
+        (1, 1, 32),
+        (2, 1, 32),
+        (2, 0.75, 32),
+        (3, 0.6, 32),
+        (4, 0.5, 16),
+        (8, 0.35, 8),
+    ):
         data = _gif(pictures[::skip], scale, colours, fps / skip)
         if len(data) <= limit:
             path.write_bytes(data)
@@ -124,7 +132,14 @@ class _Panel:
         draw.line(_points(list(zip(at, self._speed_y(mean)))), fill=TRACE, width=2 * SCALE, joint="curve")
         for value in (0, self.top):
             _text(draw, (self.left + self.margin - 6, self._speed_y(value)), f"{value:.0f}", 10, SOFT, anchor="rm")
-        _text(draw, (self.left + self.margin, self.plot_top - 11), "speed of the cars [m/s]: mean and range", 10, SOFT, "lm")
+        _text(
+            draw,
+            (self.left + self.margin, self.plot_top - 11),
+            "speed of the cars [m/s]: mean and range",
+            10,
+            SOFT,
+            "lm",
+        )
         # The on/off marker: a bar in the colour of what drives the automated car.
         on = self.ring.on[: self.steps]
         edges = [0, *(np.flatnonzero(np.diff(on)) + 1), self.steps - 1]
@@ -140,7 +155,15 @@ class _Panel:
         ring, x = self.ring, self.left + self.width / 2
         cars = ring.position.shape[1]
         for car in range(cars):
-            _car(draw, x, self.centre, self.radius, ring.position[row, car] / ring.length, self.car, self._colour(row, car))
+            _car(
+                draw,
+                x,
+                self.centre,
+                self.radius,
+                ring.position[row, car] / ring.length,
+                self.car,
+                self._colour(row, car),
+            )
         speed = ring.speed[row]
         _text(draw, (x, self.centre - 16), f"{speed.mean():.1f} m/s", 30, INK, bold=True)
         _text(draw, (x, self.centre + 12), "mean speed", 12, SOFT)
@@ -169,7 +192,10 @@ def _car(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, lap: floa
     along = np.array([0.0, 0.1, 0.3, 0.75, 0.95, 1.0])  # rear to front
     half = np.array([3.4, 4.6, 5.0, 5.0, 3.6, 2.4])
     angle = 2 * np.pi * lap - np.pi / 2 - (1 - along) * length / radius
-    sides = [np.stack([x + (radius + s * half) * np.cos(angle), y + (radius + s * half) * np.sin(angle)], -1) for s in (1, -1)]
+    sides = [
+        np.stack([x + (radius + s * half) * np.cos(angle), y + (radius + s * half) * np.sin(angle)], -1)
+        for s in (1, -1)
+    ]
     draw.polygon(_points([*sides[0].tolist(), *sides[1][::-1].tolist()]), fill=colour)
 
 
@@ -191,7 +217,9 @@ def _text(
 ) -> None:  # fmt: skip
     if (size, bold) not in _FONTS:
         # Matplotlib ships this font, so pictures look the same on every machine.
-        name = font_manager.findfont(font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal"))
+        name = font_manager.findfont(
+            font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+        )
         _FONTS[size, bold] = ImageFont.truetype(name, size * SCALE)
     draw.text((at[0] * SCALE, float(at[1]) * SCALE), text, colour, _FONTS[size, bold], anchor)
 

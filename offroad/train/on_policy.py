@@ -129,7 +129,7 @@ class _JaxLoop(Seeds):
         self._advance = jax.jit(
             jax.vmap(advance), donate_argnums=(0, 1), out_shardings=(whole, cut, whole, whole) if whole else None
         )
-        self._reset = jax.jit(jax.vmap(collector.reset))
+        self._reset = jax.jit(jax.vmap(lambda agent, key: collector.reset(agent, key, staggered=True)))
 
     def start(self) -> None:
         split = jax.vmap(jax.random.split)(self.keys)
