@@ -167,10 +167,7 @@ def at_most(value: float, bound: float | int) -> tuple[float, bool]:
 
 
 class Context:
-    """What an arm may use besides its seeds and budget.
-
-    `folder` is its own scratch folder (for run folders and checkpoints), kept beside the results.
-    """
+    """What an arm may use besides its seeds and budget; `folder` is its own, for run folders and checkpoints."""
 
     def __init__(self, out: Path, arm: str, shared: dict[str, Any], report: Callable[..., None]):
         self.folder = out / "artefacts" / arm
