@@ -1,6 +1,6 @@
 """Ways to compute the convolutions of an Atari-sized network on a CPU, with their weight gradients.
 
-`offroad.nets.conv.convolve` is the first of them. Each is timed by itself and inside `lax.scan`, where updates run.
+Each is timed by itself and inside `lax.scan`, where updates run: `gradient` and `in_scan`, milliseconds a step.
 
     python benchmarks/conv.py        # writes benchmarks/results/conv.json
 """
@@ -13,11 +13,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from offroad.nets.conv import convolve
+from offroad.nets.conv import by_matrix_product, by_xla
 
 BATCH, SIZE, DEPTH = 64, 84, 4
 LAYERS = ((32, 8, 4), (64, 4, 2), (64, 3, 1))  # channels, kernel, stride
-REPEATS, STEPS = 3, 2
+REPEATS, STEPS = 2, 2
 
 
 def channels_first(layer, x):
@@ -25,47 +25,24 @@ def channels_first(layer, x):
     return jnp.moveaxis(y + layer.bias, 1, -1)
 
 
-def patches(layer, x):
-    """Each output's inputs side by side, then one matrix product."""
-    (k, _), (s, _) = layer.kernel_size, layer.stride
-    rows, columns = ((n - k) // s + 1 for n in x.shape[1:3])
-    parts = [
-        x[:, i : i + s * rows : s, j : j + s * columns : s][:, :rows, :columns] for i in range(k) for j in range(k)
-    ]
-    weight = layer.weight.transpose(2, 3, 1, 0).reshape(-1, layer.out_channels)
-    return jnp.concatenate(parts, -1) @ weight + layer.bias[:, 0, 0]
-
-
 @jax.custom_vjp
-def _patch_gradient(layer, x):
-    return convolve(layer, x)
+def weight_gradient_only(layer, x):
+    """XLA's convolution with a matrix product in place of its weight gradient."""
+    return by_xla(layer, x)
 
 
 def _forward(layer, x):
-    return convolve(layer, x), (layer, x)
+    return by_xla(layer, x), (layer, x)
 
 
 def _backward(saved, g):
     layer, x = saved
-    (dx,) = jax.vjp(lambda x: convolve(layer, x), x)[1](g)
-    (dlayer,) = jax.vjp(lambda layer: patches(layer, x), layer)[1](g)
+    (dx,) = jax.vjp(lambda x: by_xla(layer, x), x)[1](g)
+    (dlayer,) = jax.vjp(lambda layer: by_matrix_product(layer, x), layer)[1](g)
     return dlayer, dx
 
 
-_patch_gradient.defvjp(_forward, _backward)
-
-
-def space_to_depth(layer, x):
-    """Blocks of stride x stride pixels become channels; a convolution of stride 1 remains."""
-    (k, _), (s, _) = layer.kernel_size, layer.stride
-    if k % s:
-        return convolve(layer, x)
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // s, s, w // s, s, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h // s, w // s, -1)
-    weight = layer.weight.reshape(layer.out_channels, c, k // s, s, k // s, s).transpose(2, 4, 3, 5, 1, 0)
-    weight = weight.reshape(k // s, k // s, -1, layer.out_channels)
-    y = jax.lax.conv_general_dilated(x, weight, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y + layer.bias[:, 0, 0]
+weight_gradient_only.defvjp(_forward, _backward)
 
 
 def main():
@@ -76,11 +53,10 @@ def main():
     layers = tuple(layers)
     images = jax.random.uniform(jax.random.key(1), (BATCH, SIZE, SIZE, DEPTH))
     ways = {
-        "channels_last": convolve,
-        "channels_first": channels_first,
-        "patches": patches,
-        "patches_in_weight_gradient": _patch_gradient,
-        "space_to_depth": space_to_depth,
+        "matrix_product": by_matrix_product,
+        "xla_channels_last": by_xla,
+        "xla_channels_first": channels_first,
+        "matrix_product_in_weight_gradient": weight_gradient_only,
     }
     calls = {}
     for name, way in ways.items():

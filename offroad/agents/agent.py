@@ -74,7 +74,7 @@ class ActionScale:
     def to_env(self, unit: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
         return self.centre + self.half * unit
 
-    def to_unit(self, action: Float[Array, "*batch action"]) -> Float[Array, "*batch action"]:
+    def to_unit(self, action: Float[Any, "*batch action"]) -> Float[Array, "*batch action"]:
         return (action - self.centre) / self.half
 
 

@@ -150,7 +150,8 @@ class PPO(Agent):
         return self._to_env(policy.mode() if key is None else policy.sample(key)), memory
 
     def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple["PPO", dict[str, Float[Array, ""]]]:
-        steps, config = batch.transitions, self.config
+        batch, config = jax.tree.map(jnp.asarray, batch), self.config
+        steps = batch.transitions
         done = steps.terminated | steps.truncated
         weight = batch.mask.astype(jnp.float32)
         return_norm = self.return_norm.update(steps.reward, done, config.discount, batch.mask)

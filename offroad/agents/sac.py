@@ -107,10 +107,10 @@ class SAC(Agent):
         return ActionScale(box_actions(self.spaces, "sac")).to_env(unit), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["SAC", dict[str, Float[Array, ""]]]:
-        config = self.config
-        norm = (
-            self.observation_norm.update(batch.observation) if config.normalise_observation else self.observation_norm
-        )
+        batch, config = jax.tree.map(jnp.asarray, batch), self.config
+        norm = self.observation_norm
+        if config.normalise_observation:
+            norm = norm.update(batch.observation)
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(box_actions(self.spaces, "sac")).to_unit(batch.action)
         target_key, actor_key = jax.random.split(key)

@@ -120,7 +120,8 @@ class InspectedPhysics:
         others = [self._pool.submit(work, data) for data in self._data[1:]] if self._pool else []
         work(self._data[0])
         for other in others:
-            other.result()
+            if not other.cancel():  # a thread that has not woken up yet is too late: all worlds are taken
+                other.result()
 
     def close(self) -> None:
         if self._pool:

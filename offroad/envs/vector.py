@@ -189,34 +189,24 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
         reward, terminated, values = self._evaluate(self._control)
         self._steps += 1
-        truncated = (
-            np.zeros(self.num_envs, bool) if self.max_episode_steps is None else (self._steps >= self.max_episode_steps)
-        )
+        truncated = self._steps >= (np.inf if self.max_episode_steps is None else self.max_episode_steps)
         if diverged is not None:
             reward[diverged], terminated[diverged], truncated[diverged] = 0.0, False, True
             values["diverged"] = diverged
 
         info: dict[str, Any] = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
-            ended = terminated | truncated
-            observation = self._observe()
-            if ended.any():
-                _add_final(info, observation, values, ended)
-                self._begin(ended, {})
-                observation = self._observe()
-                _add_info(info, values, ~ended)
-                _add_info(info, self._reset_info(), ended)
-            else:
-                _add_info(info, values, ~ended)
-        else:
-            _add_info(info, values, ~resetting)
+            resetting = terminated | truncated
             if resetting.any():
-                reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
-                self._begin(resetting, {})
-                _add_info(info, self._reset_info(), resetting)
-            observation = self._observe()
+                _add_final(info, self._observe(), values, resetting)
+        else:
+            reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
             self._ended = terminated | truncated
-        return observation, reward, terminated, truncated, info
+        _add_info(info, values, ~resetting)
+        if resetting.any():
+            self._begin(resetting, {})
+            _add_info(info, self._reset_info(), resetting)
+        return self._observe(), reward, terminated, truncated, info
 
     def render(self) -> tuple[ndarray, ...] | None:
         """One RGB frame `[height, width, 3]` for each world, following its first body; None without a render mode."""

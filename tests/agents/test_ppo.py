@@ -116,9 +116,11 @@ def test_any_observation_that_an_encoder_reads(observation):
     config = dataclasses.replace(SMALL, encoder=Flat(Pixels((4,), (4,), (4,), 8)))
     agent = PPO.create(Spaces(observation, spaces.Discrete(3, start=5), 2), config, jax.random.key(0))
     batch = jax.tree.map(lambda *x: np.stack(x), *[observation.sample() for _ in range(2)])
-    action, _ = jax.jit(agent.act)(batch, jax.random.key(2))
+    action, _ = eqx.filter_jit(agent.act)(batch, jax.random.key(2))
     assert ((action >= 5) & (action < 8)).all()
-    changed, metrics = jax.jit(agent.update)(rollout_of(observation, agent.spaces.action, 8, 2), jax.random.key(1))
+    changed, metrics = eqx.filter_jit(agent.update)(
+        rollout_of(observation, agent.spaces.action, 8, 2), jax.random.key(1)
+    )
     assert all(np.isfinite(v) for v in metrics.values())
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), agent.network.actor, changed.network.actor)
     assert any(jax.tree.leaves(moved))

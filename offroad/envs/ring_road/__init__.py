@@ -27,10 +27,15 @@ def make_vec(
 
 
 def register() -> None:
-    """Makes `offroad/RingRoad-v0` known to Gymnasium."""
+    """Makes `offroad/RingRoad-v0` and `offroad/SumoRing-v0` known to Gymnasium."""
     gym.register(
         "offroad/RingRoad-v0",
         entry_point="offroad.envs.ring_road:make",
         vector_entry_point="offroad.envs.ring_road:make_vec",
+        max_episode_steps=DECISIONS,
+    )
+    gym.register(
+        "offroad/SumoRing-v0",
+        entry_point="offroad.envs.ring_road.sumo:SumoRing",
         max_episode_steps=DECISIONS,
     )

@@ -19,22 +19,24 @@ Speeds = Float[Array, "N automated"]
 class Controller(eqx.Module):
     """A policy with a memory: `action, memory = controller(observation, memory)`.
 
-    Observations are those of `RingRoad`, `[N, 3 * automated]`, actions accelerations `[N, automated]` in [-1, 1] m/s^2.
+    Observations are those of `RingRoad`, `[N, 3 * automated]`, actions accelerations `[N, automated]` in m/s^2.
     """
+
+    limit: float = 1.0  # m/s^2, bound of the action
 
     def initial_memory(self, num_envs: int, automated: int = 1) -> PyTree[Array]:
         """What the controller remembers before its first decision; most remember nothing."""
         return ()
 
     def __call__(
-        self, observation: Float[Array, "N automated*3"], memory: PyTree[Array]
+        self, observation: Float[Array, "N seen"], memory: PyTree[Array]
     ) -> tuple[Float[Array, "N automated"], PyTree[Array]]:
         local = observation.reshape(observation.shape[0], -1, 3)
         speed = SPEED_SCALE * local[..., 0]
         lead_speed = speed + SPEED_SCALE * local[..., 1]
         gap = DISTANCE_SCALE * local[..., 2] - CAR
         acceleration, memory = self.acceleration(gap, speed, lead_speed, memory)
-        return jnp.clip(acceleration, -1.0, 1.0), memory
+        return jnp.clip(acceleration, -self.limit, self.limit), memory
 
     @abc.abstractmethod
     def acceleration(

@@ -5,7 +5,7 @@ that travels backwards; one automated car, which sees only its leader, can disso
 """
 
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,9 +48,9 @@ class RingRoad(FuncEnv):
     """The ring as pure functions of one ring's state; `JaxVectorEnv` makes a Gymnasium environment of it.
 
     Observation, 3 numbers for each automated car: own speed / 15, (leader's speed - own speed) / 15, distance from
-    front bumper to front bumper / 270. Action: one acceleration in [-1, 1] m/s^2 for each automated car, held for one
-    decision. Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision,
-    which ends the episode. The functions' `params` are not used: the constructor says what a ring is.
+    front bumper to front bumper / 270. Action: one acceleration (m/s^2) for each automated car, held for one decision.
+    Reward: `speed_weight` * mean speed of all cars / 20 - `action_weight` * mean |action|; 0 on a collision, which ends
+    the episode. The functions' `params` are not used: the constructor says what a ring is.
 
     Args:
         num_vehicles: cars on the ring, humans and automated ones.
@@ -64,6 +64,7 @@ class RingRoad(FuncEnv):
             further in one step than the gap. `"none"`: nothing, cars can collide. Policies learn to exploit the last
             two, see the field `closest` of the diagnostics.
         sim_steps: simulator steps of 0.1 s for each decision.
+        max_acceleration: bound of the action, m/s^2.
         delay: decisions by which observations arrive late.
         warmup: seconds for which everybody drives as a human before an episode starts.
         pool: how many rings to warm up; episodes start from one of them, drawn at random, with any car automated.
@@ -78,9 +79,10 @@ class RingRoad(FuncEnv):
         driver: Driver | str = "idm",
         heterogeneity: float = 0.0,
         noise: float = 0.2,
-        failsafe: Literal["car_following", "guard", "none"] = "car_following",
+        failsafe: str = "car_following",
         sim_steps: int = 5,
         delay: int = 0,
+        max_acceleration: float = 1.0,
         speed_weight: float = 4.0,
         action_weight: float = 4.0,
         warmup: float = 75.0,
@@ -106,12 +108,13 @@ class RingRoad(FuncEnv):
         self.shortest, self.longest = float(shortest), float(longest)
         self.driver, self.heterogeneity, self.noise, self.failsafe = named(driver), heterogeneity, noise, failsafe
         self.sim_steps, self.delay, self.period = sim_steps, delay, sim_steps * STEP
+        self.max_acceleration = max_acceleration
         self.speed_weight, self.action_weight = speed_weight, action_weight
         self.warmup, self.pool_size = warmup, pool
         self.automated = tuple(k * num_vehicles // num_automated for k in range(num_automated))
         self.is_automated = np.isin(np.arange(num_vehicles), self.automated)
         self.observation_space = spaces.Box(-np.inf, np.inf, (3 * num_automated,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (num_automated,), np.float32)
+        self.action_space = spaces.Box(-max_acceleration, max_acceleration, (num_automated,), np.float32)
 
     # Gymnasium's functional interface
 
@@ -137,10 +140,10 @@ class RingRoad(FuncEnv):
     def transition(
         self, state: RingState, action: Float[Array, "automated"], rng: PRNGKeyArray, params: None = None
     ) -> RingState:
-        """One decision: `sim_steps` steps of the simulator under one acceleration (clipped to [-1, 1])."""
+        """One decision: `sim_steps` steps of the simulator under one acceleration, clipped to its bounds."""
         return self.drive(state, action, rng, jnp.array(True))
 
-    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Float[Array, "automated*3"]:
+    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Float[Array, "seen"]:
         return state.seen[-1].reshape(-1)
 
     def reward(
@@ -151,7 +154,7 @@ class RingRoad(FuncEnv):
         rng: PRNGKeyArray,
         params: None = None,
     ) -> Float[Array, ""]:
-        effort = jnp.abs(jnp.clip(action, -1.0, 1.0)).mean()
+        effort = jnp.abs(jnp.clip(action, -self.max_acceleration, self.max_acceleration)).mean()
         reward = self.speed_weight * next_state.speed.mean() / 20 - self.action_weight * effort
         return jnp.where(self.terminal(next_state, rng), 0.0, reward)
 
@@ -187,7 +190,11 @@ class RingRoad(FuncEnv):
         """One decision with the automation switched on, or off: then everybody drives as a human."""
         driver = self.driver if state.drivers is None else state.drivers
         automated = jnp.asarray(self.is_automated) & on
-        command = jnp.zeros(self.num_vehicles).at[np.array(self.automated)].set(jnp.clip(action, -1.0, 1.0))
+        command = (
+            jnp.zeros(self.num_vehicles)
+            .at[np.array(self.automated)]
+            .set(jnp.clip(action, -self.max_acceleration, self.max_acceleration))
+        )
         noise = self.noise * STEP**0.5 * jax.random.normal(key, (self.sim_steps, self.num_vehicles))
 
         def step(carry, noise):
@@ -238,14 +245,13 @@ class RingRoad(FuncEnv):
 
     def warmed_up(self, length: Float[Array, ""], key: PRNGKeyArray) -> RingState:
         """A bunched start after `warmup` seconds in which everybody drove as a human."""
-        first, *rest = jax.random.split(key, 1 + round(self.warmup / self.period))
-        state = self.start(length, first)
+        keys = jax.random.split(key, 1 + round(self.warmup / self.period))
         off, nothing = jnp.array(False), jnp.zeros(self.num_automated)
-        if rest:
-            state, _ = jax.lax.scan(
-                lambda state, key: (self.drive(state, nothing, key, off), None), state, jnp.stack(rest)
-            )
-        return state
+
+        def step(state, key):
+            return self.drive(state, nothing, key, off), None
+
+        return jax.lax.scan(step, self.start(length, keys[0]), keys[1:])[0]
 
     @cached_property
     def pool(self) -> Any:

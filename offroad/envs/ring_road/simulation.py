@@ -1,7 +1,5 @@
 """Runs of many rings at once for tables and figures, and what traffic engineers read from them."""
 
-from typing import Literal
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from offroad.envs.ring_road.controllers import Controller
 from offroad.envs.ring_road.drivers import Driver, equilibrium_speed, named
 from offroad.envs.ring_road.ring import CAR, RingRoad, tractive_power
+from offroad.errors import OffroadError
 
 
 class Trajectory(eqx.Module):
@@ -39,7 +38,7 @@ def simulate(
     key: PRNGKeyArray,
     seconds: float,
     *,
-    start: Literal["warm", "bunched", "uniform"] = "warm",
+    start: str = "warm",
     engage: float = 0.0,
 ) -> Trajectory:
     """Drives one ring of each length, all in one compiled call.
@@ -49,15 +48,18 @@ def simulate(
         controller: of the automated cars; any `eqx.Module` that is called like a `Controller` and has its
             `initial_memory`. None: everybody is human.
         lengths: of the rings, m. Repeat one for several seeds: each ring has its own noise.
-        start: after the ring's warm-up; at rest with a hole in front of one car; or at rest and equally spaced.
+        start: `"warm"`: after the ring's warm-up; `"bunched"`: at rest with a hole in front of one car; `"uniform"`: at
+            rest and equally spaced.
         engage: seconds for which the automated cars still drive as humans while the controller watches.
     """
+    if start not in ("warm", "bunched", "uniform"):
+        raise OffroadError(f"start is {start!r}; expected 'warm', 'bunched' or 'uniform'")
     lengths = jnp.asarray(lengths, jnp.float32)
-    return jax.tree.map(np.asarray, _simulate(ring, controller, lengths, key, seconds, start, engage))
+    return Trajectory(*jax.tree.map(np.asarray, _simulate(ring, controller, lengths, key, seconds, start, engage)))
 
 
 @eqx.filter_jit
-def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage: float) -> Trajectory:
+def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage: float) -> tuple[Array, ...]:
     count, automated = lengths.shape[0], ring.num_automated
     first, key = jax.random.split(key)
     first = jax.random.split(first, count)
@@ -82,7 +84,7 @@ def _simulate(ring, controller, lengths, key, seconds: float, start: str, engage
         return (state, memory), (position, state.speed, state.gap, action, state.closest, state.guards)
 
     _, rest = jax.lax.scan(step, (state, memory), (time, jax.random.split(key, time.shape[0])))
-    return Trajectory(time, lengths, *rest)
+    return time, lengths, *rest
 
 
 def summary(trajectory: Trajectory) -> dict[str, Float[np.ndarray, "N"]]:
