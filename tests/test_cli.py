@@ -115,6 +115,15 @@ def test_exporting(run, capsys):
     assert subprocess.check_output(command, cwd=written[0].parent, text=True) == "[1, 1, 1, 1, 1]\n"
 
 
+def test_reporting(run, tmp_path, capsys):
+    assert cli.main(["report", str(run)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == run / "report.html"
+    assert "Corridor-v0" in page.read_text()
+    assert cli.main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").exists()
+
+
 MISTAKES = {
     "trian": "unknown command 'trian'; did you mean 'train'?",
     "train ppi --env CartPole-v1": "unknown agent 'ppi'; did you mean 'ppo'?",
