@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -120,7 +121,8 @@ def test_reporting(run, tmp_path, capsys):
     page = Path(capsys.readouterr().out.strip())
     assert page == run / "report.html"
     assert "Corridor-v0" in page.read_text()
-    assert cli.main(["report", str(run), str(run), "--out", str(tmp_path / "both.html")]) == 0
+    other = shutil.copytree(run, tmp_path / "other")
+    assert cli.main(["report", str(run), str(other), "--out", str(tmp_path / "both.html")]) == 0
     assert (tmp_path / "both.html").exists()
 
 
