@@ -22,7 +22,7 @@ from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 from offroad.train import checkpoint
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import name_of
+from offroad.train.collect import is_compiled, name_of
 from offroad.train.evaluate import Evaluator
 from offroad.train.progress import Progress
 from offroad.train.run import Run
@@ -114,6 +114,7 @@ class Seeds:
 
 def drive(
     loop: Loop,
+    env: VectorEnv,
     steps: int,
     *,
     schedule: Schedule,
@@ -125,6 +126,8 @@ def drive(
     wandb: bool,
 ) -> TrainResult:
     """Advances `loop` until `steps` environment steps are taken; the body of every trainer."""
+    if eval_env is env and not is_compiled(env):
+        raise OffroadError("eval_env is the training environment, whose episodes it would cut short; make another one")
     run = Run.create(Path(out), config, resume=resume, wandb=wandb) if out is not None else None
     try:
         evaluator = Evaluator(eval_env, schedule.episodes, loop.stacked) if eval_env is not None else None

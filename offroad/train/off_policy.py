@@ -75,6 +75,7 @@ def off_policy(
     loop = kind(agent, env, seed, replay, learning_starts, train_every, updates, devices)
     return drive(
         loop,
+        env,
         steps,
         schedule=schedule,
         config=config,
@@ -228,7 +229,8 @@ class _JaxLoop(Seeds):
 
     def start(self) -> None:
         split = jax.vmap(jax.random.split)(self.keys)
-        self._place(self.agents, *self._start(self.agents, split[:, 1]), split[:, 0])
+        state, replay = self._start(self.agents, split[:, 1])
+        self._place(self.agents, state, replay, split[:, 0])
 
     def advance(self) -> tuple[Metrics, Metrics]:
         call = self._warm_up if self.step < self._starts else self._advance

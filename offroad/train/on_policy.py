@@ -51,6 +51,7 @@ def on_policy(
         loop = _HostLoop(agent, env, seed, devices)
     return drive(
         loop,
+        env,
         steps,
         schedule=schedule,
         config=config,

@@ -18,7 +18,8 @@ from jax_envs import point
 from tiny import cheetah, leaves, ppo, sac, train_ppo, train_sac
 from offroad.data.replay import Replay
 from offroad.errors import OffroadError
-from offroad.train import off_policy, on_policy
+from offroad.train.off_policy import _JaxLoop as OffPolicy
+from offroad.train.on_policy import _JaxLoop as OnPolicy
 
 assert len(jax.devices()) == 2
 for train, make in ((train_ppo, point), (train_sac, point), (train_ppo, cheetah), (train_sac, cheetah)):
@@ -30,7 +31,7 @@ for train, make in ((train_ppo, point), (train_sac, point), (train_ppo, cheetah)
     for a, b in zip(one.history, two.history):
         assert a.keys() == b.keys()
 
-loop = on_policy._JaxLoop(ppo(point(4)), point(4), 0, 1, 2)
+loop = OnPolicy(ppo(point(4)), point(4), 0, 1, 2)
 loop.start()
 for _ in range(3):
     loop.advance()
@@ -38,7 +39,7 @@ for _ in range(3):
     assert jax.tree.leaves(loop.agents)[0].sharding.is_fully_replicated
 assert loop._advance._cache_size() == 1  # compiled once
 
-loop = off_policy._JaxLoop(sac(point(4)), point(4), 0, Replay(100), 0, 8, 4, 2)
+loop = OffPolicy(sac(point(4)), point(4), 0, Replay(100), 0, 8, 4, 2)
 loop.start()
 for _ in range(3):
     loop.advance()

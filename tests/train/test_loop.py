@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 
@@ -6,12 +7,13 @@ import jax.numpy as jnp
 import jax_envs
 import numpy as np
 import pytest
-from tiny import Proportional, ppo, steps_env, train_ppo, train_sac
+from tiny import Proportional, cheetah, ppo, steps_env, train_ppo, train_sac
 
 from offroad import train
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
 from offroad.train import Schedule, checkpoint
+from offroad.train.loop import describe
 from offroad.train.run import Run
 
 EVERY = Schedule(checkpoint=1)
@@ -142,6 +144,20 @@ def test_several_seeds_need_a_compiled_environment_and_a_stack_of_agents():
         train.on_policy(ppo(env), env, 10, seed=[0, 1, 2], progress=False)
 
 
+def test_the_training_environment_cannot_evaluate_too():
+    env = steps_env({"cut": 4})
+    with pytest.raises(OffroadError, match="eval_env is the training environment"):
+        learn(env, 10, eval_env=env)
+
+
 def test_the_bar_is_shown(capsys):
     train_ppo(steps_env({"cut": 4}, {"cut": 4}), 16, progress=True)
     assert "step 16 of 16" in capsys.readouterr().out
+
+
+def test_the_arguments_of_an_environment_are_recorded(tmp_path):
+    found = describe("on_policy", ppo(cheetah(2)), cheetah(2), seed=(0, 1), note="x")
+    assert found["env"]["id"] == "offroad/HalfCheetah-v5"
+    assert found["env"]["kwargs"]["autoreset_mode"] == "SameStep"
+    assert (found["agent"], found["num_envs"], found["seed"], found["note"]) == ("ppo", 2, [0, 1], "x")
+    assert json.loads(json.dumps(found)) == found

@@ -1,3 +1,5 @@
+import sys
+
 import jax_envs
 import numpy as np
 import pytest
@@ -7,7 +9,6 @@ from offroad import train
 from offroad.data.replay import Replay
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
-from offroad.train import off_policy
 
 
 def test_seeds_trained_side_by_side_are_the_seeds_trained_alone():
@@ -41,7 +42,7 @@ def test_learning_starts_after_random_actions(make):
 
 def test_a_large_phase_of_updates_is_the_same_in_pieces(monkeypatch):
     whole = train_sac(cheetah(), 96, update_ratio=0.25)
-    monkeypatch.setattr(off_policy, "PIECE_BYTES", 3000)
+    monkeypatch.setattr(sys.modules["offroad.train.off_policy"], "PIECE_BYTES", 3000)
     pieces = train_sac(cheetah(), 96, update_ratio=0.25)
     for a, b in zip(leaves(whole.agent), leaves(pieces.agent)):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

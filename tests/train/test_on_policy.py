@@ -6,7 +6,7 @@ import pytest
 from tiny import cheetah, leaves, ppo, same, train_ppo
 
 from offroad import train
-from offroad.train import on_policy
+from offroad.train.on_policy import _HostLoop, _JaxLoop
 
 
 def test_seeds_trained_side_by_side_are_the_seeds_trained_alone():
@@ -39,13 +39,13 @@ def test_the_agent_that_was_given_stays_usable():
 
 def test_everything_compiles_once():
     env = jax_envs.point(4)
-    loop = on_policy._JaxLoop(ppo(env), env, 0, 1, 1)
+    loop = _JaxLoop(ppo(env), env, 0, 1, 1)
     loop.start()
     for _ in range(3):
         loop.advance()
     assert loop._advance._cache_size() == 1
     env = cheetah(4)
-    loop = on_policy._HostLoop(ppo(env), env, 0, 1)
+    loop = _HostLoop(ppo(env), env, 0, 1)
     loop.start()
     for _ in range(3):
         loop.advance()
