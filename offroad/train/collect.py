@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from offroad.agents.agent import Agent
@@ -20,8 +20,16 @@ Metrics = dict[str, Any]
 
 
 def is_compiled(env: VectorEnv) -> bool:
-    """Whether the environment is written in JAX, so that whole training loops compile."""
-    return getattr(env, "func_env", None) is not None
+    """Whether the environment is written in JAX, so that whole training loops compile.
+
+    A wrapped one is stepped on the host: compiled loops would go round the wrapper.
+    """
+    return not isinstance(env, VectorWrapper) and getattr(env, "func_env", None) is not None
+
+
+def name_of(env: VectorEnv) -> str:
+    """What messages and `config.json` call an environment."""
+    return env.spec.id if env.spec is not None else type(getattr(env, "func_env", env.unwrapped)).__name__
 
 
 # --- environments written in JAX
@@ -46,15 +54,22 @@ class JaxCollector:
         self.limit: int | None = env.max_episode_steps  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = env.single_action_space
 
-    def reset(self, agent: Agent, key: Key[Array, ""]) -> JaxState:
-        env, observation = jax.vmap(self._initial)(jax.random.split(key, self.num_envs))
-        zeros = jnp.zeros(self.num_envs)
-        return JaxState(env, observation, agent.initial_memory(self.num_envs), zeros.astype(jnp.int32), zeros)
+    def reset(self, agent: Agent, key: Key[Array, ""], staggered: bool = False) -> JaxState:
+        """Starts all episodes; `staggered` gives the first ones ages drawn at random, so that time limits do not
+        end all of them in the same step and a rollout sees every phase of an episode."""
+        env_key, age_key = jax.random.split(key)
+        env, observation = jax.vmap(self._initial)(jax.random.split(env_key, self.num_envs))
+        zeros = jnp.zeros(self.num_envs, jnp.int32)
+        age = jax.random.randint(age_key, zeros.shape, 0, self.limit) if staggered and self.limit else zeros
+        return JaxState(env, observation, agent.initial_memory(self.num_envs), age, zeros.astype(jnp.float32))
 
     def collect(
         self, agent: Agent, state: JaxState, key: Key[Array, ""], length: int, random: bool = False
     ) -> tuple[JaxState, Rollout, Metrics]:
-        """`length` steps of every environment; with `random`, actions are drawn uniformly from the space instead."""
+        """`length` steps of every environment; with `random`, actions are drawn uniformly from the space instead.
+
+        The last result is for `summary`.
+        """
         start = state.memory
 
         def step(state: JaxState, key: Key[Array, ""]) -> tuple[JaxState, tuple[Transition, Metrics]]:
@@ -62,7 +77,19 @@ class JaxCollector:
 
         state, (transitions, episodes) = jax.lax.scan(step, state, jax.random.split(key, length))
         rollout = Rollout(transitions, start, jnp.ones_like(transitions.terminated))
-        return state, rollout, _summary(episodes)
+        done, returned = episodes["done"], (transitions.next_observation, transitions.reward)
+        floats = [leaf for leaf in jax.tree.leaves(returned) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        return (
+            state,
+            rollout,
+            {
+                "count": jnp.sum(done),
+                "return": jnp.sum(jnp.where(done, episodes["return"], 0.0)),
+                "length": jnp.sum(jnp.where(done, episodes["length"], 0)),
+                "nonfinite": sum(jnp.sum(~jnp.isfinite(leaf)) for leaf in floats),
+                "info": jax.tree.map(jnp.mean, episodes["info"]),
+            },
+        )
 
     def _initial(self, key: Key[Array, ""]) -> tuple[PyTree[Any], PyTree[Any]]:
         initial_key, observation_key = jax.random.split(key)
@@ -114,19 +141,20 @@ class JaxCollector:
         return successor, (transition, episodes)
 
 
-def _summary(episodes: Metrics) -> Metrics:
-    """Means over the episodes that ended (NaN if none did) and over all steps for the environment's own diagnostics."""
-    done = episodes["done"]
-    count = jnp.sum(done)
+def summary(tallies: Metrics) -> Metrics:
+    """Means over the episodes that ended in one or several rollouts (NaN if none did), and over all steps of what the
+    environment tells about itself. `nonfinite` counts the NaNs and infinities among observations and rewards."""
+    count = jnp.sum(tallies["count"])
 
-    def over_ended(x: Array) -> Array:
-        return jnp.where(count > 0, jnp.sum(x * done) / jnp.maximum(count, 1), jnp.nan)
+    def over_ended(sums: Array) -> Array:
+        return jnp.where(count > 0, jnp.sum(sums) / jnp.maximum(count, 1), jnp.nan)
 
     return {
-        "episode/return": over_ended(episodes["return"]),
-        "episode/length": over_ended(episodes["length"]),
+        "episode/return": over_ended(tallies["return"]),
+        "episode/length": over_ended(tallies["length"]),
         "episode/count": count,
-        **{f"env/{name}": jnp.mean(value) for name, value in episodes["info"].items()},
+        **{f"env/{name}": jnp.mean(value) for name, value in tallies["info"].items()},
+        "nonfinite": jnp.sum(tallies["nonfinite"]),
     }
 
 
@@ -210,18 +238,23 @@ class HostCollector:
         self.env = env
         self.next_step = mode == AutoresetMode.NEXT_STEP
         self.policy = HostPolicy(env.single_action_space)
-        self.name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+        self.name = name_of(env)
         self.observation: Any = None
         self.memory: Any = ()
         self.broken = False  # the environment failed: its state is not worth saving
+        # Of the class, as Gymnasium's wrappers pass on all attributes of what they wrap, but have a state of their own.
+        self._saves = hasattr(type(env), "get_state") and hasattr(type(env), "set_state")
         self.count = 0  # vector steps so far: the counter that makes every step's randomness its own
         self._ended = np.zeros(env.num_envs, bool)
         self._return = np.zeros(env.num_envs)
         self._length = np.zeros(env.num_envs, np.int64)
 
     def reset(self, agent: Agent, seed: int) -> None:
-        self.observation, _ = self._guarded(self.env.reset, seed=seed)
+        observation, _ = self._guarded("reset", self.env.reset, seed=seed)
+        # 64-bit numbers become what JAX computes with: half the memory, and no conversion in every call.
+        self.observation = jax.tree.map(lambda x: np.array(x, jax.dtypes.canonicalize_dtype(x.dtype)), observation)
         self.memory = agent.initial_memory(self.env.num_envs)
+        self._check_finite(np.zeros((1, self.env.num_envs)), jax.tree.map(lambda x: x[None], self.observation))
         self._ended[:] = False
         self._return[:] = 0
         self._length[:] = 0
@@ -233,56 +266,63 @@ class HostCollector:
 
         **Returns:** a rollout of NumPy arrays and the episodes that ended in it.
         """
-        env, act = self.env, self.policy.bind(agent, key)
+        act, num_envs = self.policy.bind(agent, key), self.env.num_envs
         start = jax.tree.map(np.asarray, self.memory)
-        steps: list[Transition] = []
-        masks: list[np.ndarray] = []
+        observations = jax.tree.map(lambda x: np.empty((length + 1, *x.shape), x.dtype), self.observation)
+        _write(observations, 0, self.observation)
+        actions: list[np.ndarray] = []
+        rewards = np.empty((length, num_envs), np.float32)
+        terminated, truncated, mask = (np.empty((length, num_envs), bool) for _ in range(3))
+        last: list[tuple[tuple[int, int], Any]] = []  # SAME_STEP: final observations and where they belong
         episodes: list[Episode] = []
-        for _ in range(length):
+        for t in range(length):
             if random is None:
-                action, clipped, self.memory = act(self.observation, self.count, self.memory)
+                now = jax.tree.map(lambda x: x[t], observations)  # noqa: B023
+                action, clipped, self.memory = act(now, self.count, self.memory)
             else:
-                action = clipped = random_actions(env, random)
-            observation, reward, terminated, truncated, info = self._guarded(env.step, clipped)
+                action = clipped = random_actions(self.env, random)
+            try:
+                observation, reward, terminated[t], truncated[t], info = self._guarded("step", self.env.step, clipped)
+            except OffroadError:
+                # A NaN that the environment returned earlier may well be why it fails now: then that is the message.
+                self._check_finite(rewards[:t], jax.tree.map(lambda x: x[1 : t + 1], observations))  # noqa: B023
+                raise
             self.count += 1
+            actions.append(action)
+            rewards[t] = reward
+            _write(observations, t + 1, observation)
             fake = self._ended  # NEXT_STEP: this step only reset the environments that ended in the one before
-            done = terminated | truncated
-            following = observation
-            if not self.next_step and done.any():
-                following = final_observations(observation, info, done)
-            # Environments may reuse their buffers, so what is kept is copied.
-            steps.append(
-                Transition(
-                    jax.tree.map(np.array, self.observation),
-                    action,
-                    np.array(reward, np.float32),
-                    jax.tree.map(np.array, following),
-                    np.array(terminated),
-                    np.array(truncated),
-                )
-            )
-            masks.append(~fake)
-            self._return = np.where(fake, 0.0, self._return + reward)
-            self._length = np.where(fake, 0, self._length + 1)
-            if done.any():
-                for index in np.flatnonzero(done):
-                    episodes.append(Episode(int(index), float(self._return[index]), int(self._length[index])))
-                self._return = np.where(done, 0.0, self._return)
-                self._length = np.where(done, 0, self._length)
-            if jax.tree.leaves(self.memory) and (done | fake).any():
-                self.memory = _forget(self.memory, agent.initial_memory(env.num_envs), done | fake)
-            self._ended = done if self.next_step else np.zeros_like(done)
-            self.observation = observation
-        self.observation = jax.tree.map(np.array, self.observation)
-        rollout = Rollout(jax.tree.map(lambda *x: np.stack(x), *steps), start, np.stack(masks))
-        self._check_finite(rollout.transitions)
-        return rollout, episodes
+            done = (terminated[t] | truncated[t]) & ~fake
+            mask[t] = ~fake
+            self._return += reward
+            self._length += 1
+            ended = done | fake
+            if ended.any():
+                for index in np.flatnonzero(done).tolist():
+                    episodes.append(Episode(index, float(self._return[index]), int(self._length[index])))
+                    if not self.next_step:
+                        last.append(((t, index), info["final_obs"][index]))
+                self._return[ended] = 0
+                self._length[ended] = 0
+                if jax.tree.leaves(self.memory):
+                    self.memory = _forget(self.memory, agent.initial_memory(num_envs), ended)
+            self._ended = done if self.next_step else fake
+        self.observation = jax.tree.map(lambda x: x[-1].copy(), observations)
+        following = jax.tree.map(lambda x: x[1:], observations)
+        self._check_finite(rewards, following)
+        if last:
+            following = jax.tree.map(np.copy, following)
+            for where, final in last:
+                _write(following, where, final)
+            self._check_finite(rewards, following)
+        observations = jax.tree.map(lambda x: x[:-1], observations)
+        steps = Transition(observations, np.stack(actions), rewards, following, terminated, truncated)
+        return Rollout(steps, start, mask), episodes
 
     def get_state(self) -> dict[str, Any]:
         """Everything needed to continue; `env` is None if the environment's state cannot be saved."""
-        save = None if self.broken else getattr(self.env, "get_state", None)
         return {
-            "env": save() if save else None,
+            "env": self.env.get_state() if self._saves and not self.broken else None,  # pyright: ignore
             "observation": self.observation,
             "memory": jax.tree.map(np.asarray, self.memory),
             "count": self.count,
@@ -297,7 +337,7 @@ class HostCollector:
         **Returns:** False if the environment could not be restored: it was reset with `seed` instead.
         """
         self.count = state["count"]
-        if state["env"] is None or not hasattr(self.env, "set_state"):
+        if state["env"] is None or not self._saves:
             self.reset(agent, seed)
             return False
         self.env.reset(seed=seed)
@@ -307,33 +347,42 @@ class HostCollector:
         self._ended, self._return, self._length = state["ended"], state["return"], state["length"]
         return True
 
-    def _guarded(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def _guarded(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
             return call(*args, **kwargs)
-        except OffroadError:
-            raise
         except Exception as error:
             self.broken = True
+            if isinstance(error, OffroadError):
+                raise
+            where = f"step {self.count + 1}" if what == "step" else what
             raise OffroadError(
-                f"environment {self.name!r} raised {type(error).__name__} after {self.count} steps: {error}; "
+                f"environment {self.name!r} raised {type(error).__name__} in {where}: {error}; "
                 "fix the environment and resume the run"
             ) from error
 
-    def _check_finite(self, steps: Transition) -> None:
-        """Raises for the first NaN or infinity that the environment returned."""
-        named = [("reward", steps.reward)] + [
+    def _check_finite(self, rewards: np.ndarray, following: Any) -> None:
+        """Raises for the first NaN or infinity that the environment returned, in the newest `len(rewards)` steps."""
+        named = [("reward", rewards)] + [
             (f"observation{jax.tree_util.keystr(path)}", leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(steps.next_observation)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(following)
         ]
         for name, values in named:
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 self.broken = True
                 bad = np.argwhere(~np.isfinite(values))[0]
-                step = self.count - len(values) + int(bad[0]) + 1
                 raise OffroadError(
                     f"environment {self.name!r} returned {values[tuple(bad)]} as {name} in copy {bad[1]} at step "
-                    f"{step}; fix the environment and resume the run"
+                    f"{self.count - len(rewards) + int(bad[0]) + 1}; fix the environment and resume the run"
                 )
+
+
+def _write(whole: Any, where: Any, part: Any) -> None:
+    """`whole[where] = part` in every array of an observation. Gymnasium's dictionaries differ in order and type."""
+    if isinstance(whole, dict):
+        for name in whole:
+            _write(whole[name], where, part[name])
+    else:
+        whole[where] = part
 
 
 def _forget(memory: Any, initial: Any, where: np.ndarray) -> Any:
@@ -351,19 +400,3 @@ def random_actions(env: VectorEnv, rng: np.random.Generator) -> np.ndarray:
     low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 0.0)
     shape = (env.num_envs, *space.shape)
     return np.where(bounded, rng.uniform(low, high, shape), rng.standard_normal(shape)).astype(space.dtype)
-
-
-def final_observations(observation: Any, info: dict[str, Any], done: np.ndarray) -> Any:
-    """SAME_STEP autoreset: `observation` with the rows of the finished episodes replaced by `info["final_obs"]`."""
-    result = jax.tree.map(np.array, observation)
-
-    def put(whole: Any, final: Any) -> None:
-        if isinstance(whole, dict):  # Gymnasium gathers the final observations of a Dict space key by key
-            for key in whole:
-                put(whole[key], final[key])
-        else:
-            for index in np.flatnonzero(done):
-                whole[index] = final[index]
-
-    put(result, info["final_obs"])
-    return result

@@ -38,7 +38,7 @@ class Evaluator:
     """
 
     def __init__(self, env: VectorEnv, episodes: int, stacked: bool = False):
-        self.env = env
+        self.env, self.stacked = env, stacked
         self.quota = -(-episodes // env.num_envs)
         if not is_compiled(env):
             self._collector = HostCollector(env)
@@ -49,7 +49,14 @@ class Evaluator:
     def __call__(self, agent: Agent, seed: int) -> Evaluation:
         if is_compiled(self.env):
             returns, lengths = self._run(agent, jax.random.key(seed))
-            return Evaluation(np.asarray(returns), np.asarray(lengths))
+        elif self.stacked:
+            agents = [jax.tree.map(lambda x: x[i], agent) for i in range(jax.tree.leaves(agent)[0].shape[0])]  # noqa: B023
+            returns, lengths = zip(*(self._host_episodes(agent, seed) for agent in agents))
+        else:
+            returns, lengths = self._host_episodes(agent, seed)
+        return Evaluation(np.asarray(returns), np.asarray(lengths))
+
+    def _host_episodes(self, agent: Agent, seed: int) -> tuple[list[float], list[int]]:
         collector, found = self._collector, [[] for _ in range(self.env.num_envs)]
         collector.reset(agent, seed)
         while any(len(episodes) < self.quota for episodes in found):
@@ -57,7 +64,7 @@ class Evaluator:
             for episode in ended:
                 found[episode.env].append(episode)
         chosen = [episode for episodes in found for episode in episodes[: self.quota]]
-        return Evaluation(np.array([e.total for e in chosen]), np.array([e.length for e in chosen]))
+        return [episode.total for episode in chosen], [episode.length for episode in chosen]
 
 
 def _compiled_episodes(collector: JaxCollector, quota: int) -> Any:

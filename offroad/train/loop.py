@@ -1,23 +1,28 @@
 """What all training loops share: progress, logging, evaluation, checkpoints, signals and the guard against NaN."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from offroad.agents.agent import Agent
+from offroad.agents.agent import Agent, stacked
 from offroad.data import config as configuration
+from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 from offroad.train import checkpoint
 from offroad.train.checkpoint import Saved
+from offroad.train.collect import name_of
 from offroad.train.evaluate import Evaluator
 from offroad.train.progress import Progress
 from offroad.train.run import Run
@@ -66,11 +71,11 @@ class TrainResult:
     """What a training run leaves: the last agent (never the best one) and its curve."""
 
     agent: Agent
-    step: int = 0
-    history: list[Metrics] = field(default_factory=list)
-    path: Path | None = None
-    interrupted: bool = False
-    seconds: float = 0.0
+    step: int
+    history: list[Metrics]  # as in metrics.jsonl; a resumed run's from its beginning
+    path: Path | None  # the run folder
+    interrupted: bool  # by SIGINT or SIGTERM
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,30 @@ class Schedule:
     checkpoint: int = 0
     episodes: int = 10  # per evaluation
     log: int = 1
+
+
+class Seeds:
+    """What compiled loops share: agents and random keys stacked over seeds, a single seed being a stack of one."""
+
+    def __init__(self, agent: Agent, seed: int | Sequence[int]):
+        self.step, self.seed, self.stacked = 0, seed, not isinstance(seed, int)
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        # A copy: compiled loops overwrite their input.
+        self.agents = jax.tree.map(jnp.array, agent) if self.stacked else stacked([agent])
+        if any(leaf.shape[:1] != (len(seeds),) for leaf in jax.tree.leaves(self.agents)):
+            raise OffroadError(
+                f"{len(seeds)} seeds need a stack of {len(seeds)} agents: "
+                "pass agents.stacked([...]) with an agent for each, or a single seed as an integer"
+            )
+        self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+
+    @property
+    def agent(self) -> Agent:
+        return self.agents if self.stacked else jax.tree.map(lambda x: x[0], self.agents)
+
+    def read(self, metrics: Any) -> Any:
+        """Metrics as NumPy numbers, or arrays of them with several seeds."""
+        return jax.tree.map(lambda x: np.asarray(x) if self.stacked else np.asarray(x)[0], metrics)
 
 
 def drive(
@@ -97,62 +126,83 @@ def drive(
 ) -> TrainResult:
     """Advances `loop` until `steps` environment steps are taken; the body of every trainer."""
     run = Run.create(Path(out), config, resume=resume, wandb=wandb) if out is not None else None
-    evaluator = Evaluator(eval_env, schedule.episodes, loop.stacked) if eval_env is not None else None
-    result = TrainResult(loop.agent, path=run.path if run else None)
     try:
+        evaluator = Evaluator(eval_env, schedule.episodes, loop.stacked) if eval_env is not None else None
+        history: list[Metrics] = []
         found = run.load_latest() if run else None
-        if found is None:
-            loop.start()
-        else:
+        if run and found:
             loop.step, saved = found
+            history = [{name: x for name, x in line.items() if name != "time"} for line in run.metrics()]
             if not loop.restore(saved):
                 print("the environment's state cannot be saved: its episodes start anew, all else continues exactly")
+        else:
+            loop.start()
+        began = time.monotonic()
         with _signals() as stop, Progress(steps, loop.step) if progress else nullcontext() as bar:
-            _advance_all(loop, steps, schedule, run, evaluator, bar, stop, result)
+            _advance_all(loop, steps, schedule, config["env"]["id"], run, evaluator, bar, stop, history)
+        seconds = time.monotonic() - began
+        return TrainResult(loop.agent, loop.step, history, run.path if run else None, bool(stop), seconds)
     finally:
-        result.agent, result.step = loop.agent, loop.step
         if run:
             run.close()
-    return result
 
 
 def _advance_all(
     loop: Loop,
     steps: int,
     schedule: Schedule,
+    env_name: str,
     run: Run | None,
     evaluator: Evaluator | None,
     bar: Progress | None,
     stop: list[int],
-    result: TrainResult,
+    history: list[Metrics],
 ) -> None:
     began, first = time.monotonic(), loop.step
     seed = EVALUATION_SEED + (loop.seed if isinstance(loop.seed, int) else loop.seed[0])
+    saved = first
+
+    def save() -> None:
+        nonlocal saved
+        if run and loop.step > saved:
+            _save(run, loop)
+            saved = loop.step
+
     while loop.step < steps and not stop:
         before = loop.step
         try:
             learner, environment = loop.advance()
         except OffroadError:
-            if run and before > first:  # only the environment failed: what was learnt is whole and is kept
-                _save(run, loop)
+            save()  # only the environment failed: what was learnt is whole
             raise
+        if broken := np.sum(environment.pop("nonfinite", 0)):
+            raise OffroadError(
+                f"environment {env_name!r} returned {broken} NaNs or infinities between steps {before} and {loop.step}"
+                f"; {_kept(run)}; fix the environment and resume the run"
+            )
         _require_finite(learner, loop.step, run)
         metrics: Metrics = {**environment, **learner}
         metrics["time/steps_per_second"] = (loop.step - first) / max(time.monotonic() - began, 1e-9)
-        if evaluator and _due(before, loop.step, steps, schedule.evaluate):
-            metrics |= evaluator(loop.agent, seed).metrics()
+        failure = None
+        if evaluate := evaluator if _due(before, loop.step, steps, schedule.evaluate) else None:
+            try:
+                metrics |= evaluate(loop.agent, seed).metrics()
+            except OffroadError as error:
+                failure = error
         # What is not known yet, such as the return when no episode has ended, is left out.
         metrics = {name: _plain(value) for name, value in metrics.items() if not np.isnan(value).all()}
-        if _due(before, loop.step, steps, schedule.log):
-            result.history.append({"step": loop.step, **metrics})
+        if evaluate or _due(before, loop.step, steps, schedule.log):
+            history.append({"step": loop.step, **metrics})
             if run:
                 run.log(loop.step, metrics)
         if bar:
             bar.update(loop.step, _score(metrics))
-        if run and (stop or _due(before, loop.step, steps, schedule.checkpoint)):
-            _save(run, loop)
-    result.interrupted = bool(stop)
-    result.seconds = time.monotonic() - began
+        if failure or _due(before, loop.step, steps, schedule.checkpoint):
+            save()
+        if failure:
+            raise failure
+    if stop:
+        save()
 
 
 def _score(metrics: Metrics) -> float | None:
@@ -174,23 +224,28 @@ def _save(run: Run, loop: Loop) -> None:
     bad = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(loop.agent)
-        if jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating) and not np.isfinite(np.asarray(leaf)).all()
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not np.isfinite(np.asarray(leaf)).all()
     ]
     if bad:
-        raise OffroadError(f"{bad[0]} of the agent became NaN or infinite at step {loop.step}; {_keeps(run)}")
+        raise OffroadError(f"{bad[0]} of the agent became NaN or infinite at step {loop.step}; {_mend(run)}")
     run.save(loop.step, loop.state())
 
 
 def _require_finite(metrics: Metrics, step: int, run: Run | None) -> None:
-    for name, value in metrics.items():
-        if not np.isfinite(np.asarray(value)).all():
-            raise OffroadError(f"{name!r} became NaN or infinite before step {step}; {_keeps(run)}")
+    bad = [repr(name) for name, value in metrics.items() if not np.isfinite(np.asarray(value)).all()]
+    if bad:
+        raise OffroadError(f"{', '.join(bad)} became NaN or infinite before step {step}; {_mend(run)}")
 
 
-def _keeps(run: Run | None) -> str:
-    last = checkpoint.latest(run.path / "checkpoints") if run else None
-    kept = f"the last good checkpoint is {str(last)!r}" if last else "no checkpoint was saved (give the run a folder)"
-    return f"{kept}; lower the learning rate or check the rewards' scale"
+def _mend(run: Run | None) -> str:
+    return f"{_kept(run)}; lower the learning rate or check the rewards' scale"
+
+
+def _kept(run: Run | None) -> str:
+    if run is None:
+        return "nothing was saved, as the run has no folder (out)"
+    last = checkpoint.latest(run.path / "checkpoints")
+    return f"the last good checkpoint is {str(last)!r}" if last else "no checkpoint was due before"
 
 
 def _plain(value: Any) -> float | list[float]:
@@ -219,11 +274,20 @@ def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[in
         "agent": type(agent).__name__.lower(),
         "agent_config": configuration.to_json(agent.config),
         "spaces": agent.spaces.to_json(),
-        "env": {"id": spec.id if spec else type(env.unwrapped).__name__, "kwargs": dict(spec.kwargs) if spec else {}},
+        "env": {"id": name_of(env), "kwargs": _as_json(spec.kwargs) if spec else {}},
         "num_envs": env.num_envs,
         "seed": seed if isinstance(seed, int) else list(seed),
         **options,
     }
+
+
+def _as_json(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that an environment was made with; what JSON does not know, such as a class, by its name."""
+
+    def named(value: Any) -> Any:
+        return value.value if isinstance(value, Enum) else getattr(value, "__qualname__", type(value).__qualname__)
+
+    return json.loads(json.dumps(strict(options), default=named))
 
 
 @contextmanager

@@ -4,18 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from offroad.agents.agent import Agent, stacked
+from offroad.agents.agent import Agent
 from offroad.data.replay import JaxReplay, Replay
+from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import HostCollector, JaxCollector, is_compiled, summarise
+from offroad.train.collect import HostCollector, JaxCollector, is_compiled, summarise, summary
 from offroad.train.devices import DataParallel
-from offroad.train.loop import Metrics, Schedule, TrainResult, describe, drive, one_seed
+from offroad.train.loop import Metrics, Schedule, Seeds, TrainResult, describe, drive, one_seed
 
 
 def off_policy(
@@ -51,6 +53,7 @@ def off_policy(
     - `update_ratio`: gradient steps per environment step.
     - `out`, `resume`, `eval_env`, `schedule`, `devices`: as in `on_policy`.
     """
+    capacity = None if replay is None else replay.capacity
     replay = Replay(min(steps + env.num_envs * train_every, 1_000_000)) if replay is None else replay
     updates = round(train_every * env.num_envs * update_ratio)
     if updates < 1:
@@ -63,7 +66,7 @@ def off_policy(
         agent,
         env,
         seed,
-        capacity=replay.capacity,
+        capacity=capacity,
         learning_starts=learning_starts,
         train_every=train_every,
         update_ratio=update_ratio,
@@ -83,15 +86,18 @@ def off_policy(
     )
 
 
-def _update_many(agent: Agent, batches: Any, key: jax.Array) -> tuple[Agent, Metrics]:
-    """As many gradient steps as `batches` has rows."""
-    count = jax.tree.leaves(batches)[0].shape[0]
+PIECE_BYTES = 1 << 28
+"""Samples are handed to the compiled updates in pieces of at most this size: those of images would fill the memory."""
+
+
+def _update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
+    """As many gradient steps as there are `keys` and `batches`."""
 
     def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
         batch, key = step
         return agent.update(batch, key)
 
-    agent, metrics = jax.lax.scan(one, agent, (batches, jax.random.split(key, count)))
+    agent, metrics = jax.lax.scan(one, agent, (batches, keys))
     return agent, jax.tree.map(jnp.mean, metrics)
 
 
@@ -127,16 +133,25 @@ class _HostLoop:
         rollout, episodes = self._collector.collect(self.agent, act_key, self._every, warm_up)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
         self._replay.add(flat, np.asarray(rollout.mask).ravel())
-        self.step += rollout.mask.size
+        self.step += int(rollout.mask.sum())
         metrics: Metrics = {}
         if self.step >= self._starts:
-            batches = self._replay.sample(self._rng, (self._updates, self.agent.config.batch))
-            self.agent, metrics = self._learn(
-                self._devices.replicate(self.agent),
-                self._devices.split(batches, 1),
-                jax.random.fold_in(update_key, self._collector.count),
-            )
+            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), flat)
         return metrics, summarise(episodes)
+
+    def _update(self, key: jax.Array, example: Transition) -> Metrics:
+        """One learning phase."""
+        batch: int = self.agent.config.batch
+        keys = jax.random.split(key, self._updates)
+        update_bytes = batch * sum(x[0].nbytes for x in jax.tree.leaves(example))
+        fitting = max(PIECE_BYTES // update_bytes, 1)
+        size = next(n for n in range(min(fitting, self._updates), 0, -1) if self._updates % n == 0)
+        self.agent, found = self._devices.replicate(self.agent), []
+        for start in range(0, self._updates, size):
+            batches = self._devices.split(self._replay.sample(self._rng, (size, batch)), 1)
+            self.agent, metrics = self._learn(self.agent, batches, keys[start : start + size])
+            found.append(metrics)
+        return jax.tree.map(lambda *values: np.mean(values), *found)
 
     def state(self) -> dict[str, Any]:
         return {
@@ -153,7 +168,7 @@ class _HostLoop:
         return self._collector.set_state(self.agent, saved.value("collector"), self.seed + 1 + self.step)
 
 
-class _JaxLoop:
+class _JaxLoop(Seeds):
     """Collecting, remembering and learning fuse into one compiled function, vmapped over seeds."""
 
     def __init__(
@@ -167,15 +182,13 @@ class _JaxLoop:
         updates: int,
         devices: int,
     ):
-        self.stacked = not isinstance(seed, int)
-        self.step, self.seed = 0, seed
-        # A copy: the compiled loop overwrites its input.
-        self._agents = jax.tree.map(jnp.array, agent) if self.stacked else stacked([agent])
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        self._keys = jax.vmap(jax.random.key)(jnp.array(seeds))
+        super().__init__(agent, seed)
         self._devices = DataParallel(devices)
         self._starts, self._per_call = learning_starts, train_every * env.num_envs
-        self._carry: Any = None
+        self._state: Any = None
+        self._replay: Any = None
+        if len(replay):
+            raise OffroadError("environments written in JAX start from an empty replay; pass a new Replay(capacity)")
         collector = JaxCollector(env)
         batch: int = agent.config.batch
 
@@ -183,67 +196,73 @@ class _JaxLoop:
             reset_key, step_key = jax.random.split(key)
             state = collector.reset(agent, reset_key)
             _, (transitions, _) = jax.eval_shape(lambda: collector.step(agent, state, step_key))
-            example = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), transitions)
+            example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), transitions)
             return state, JaxReplay.create(replay.capacity, example)
 
-        def collect(carry: Any, key: jax.Array, random: bool) -> Any:
-            agent, state, replay = carry
-            state, rollout, episodes = collector.collect(agent, state, key, train_every, random)
+        def collect(agent: Agent, state: Any, replay: JaxReplay, key: jax.Array, random: bool) -> Any:
+            state, rollout, tally = collector.collect(agent, state, key, train_every, random)
             flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
-            return (agent, state, replay.add(flat)), episodes
+            return state, replay.add(flat), summary(tally)
 
-        def warm_up(carry: Any, key: jax.Array) -> Any:
+        def warm_up(agent: Agent, state: Any, replay: JaxReplay, key: jax.Array) -> Any:
             key, collect_key = jax.random.split(key)
-            carry, episodes = collect(carry, collect_key, random=True)
-            return carry, key, {}, episodes
+            state, replay, episodes = collect(agent, state, replay, collect_key, random=True)
+            return agent, state, replay, key, ({}, episodes)
 
-        def advance(carry: Any, key: jax.Array) -> Any:
+        def advance(agent: Agent, state: Any, replay: JaxReplay, key: jax.Array) -> Any:
             key, collect_key, sample_key, update_key = jax.random.split(key, 4)
-            (agent, state, replay), episodes = collect(carry, collect_key, random=False)
+            state, replay, episodes = collect(agent, state, replay, collect_key, random=False)
 
             def one(agent: Agent, keys: jax.Array) -> Any:
-                return agent.update(replay.sample(keys[0], batch), keys[1])
+                return agent.update(self._devices.constrain(replay.sample(keys[0], batch), 0), keys[1])
 
             keys = jnp.stack([jax.random.split(sample_key, updates), jax.random.split(update_key, updates)], 1)
             agent, metrics = jax.lax.scan(one, agent, keys)
-            return (agent, state, replay), key, jax.tree.map(jnp.mean, metrics), episodes
+            return agent, state, replay, key, (jax.tree.map(jnp.mean, metrics), episodes)
 
+        whole, cut = self._devices.whole, self._devices.cut(1)
+        places = (whole, cut, whole, whole, whole) if whole else None
         self._start = jax.jit(jax.vmap(start))
-        self._warm_up = jax.jit(jax.vmap(warm_up), donate_argnums=0)
-        self._advance = jax.jit(jax.vmap(advance), donate_argnums=0)
-
-    @property
-    def agent(self) -> Agent:
-        agents = self._carry[0] if self._carry else self._agents
-        return agents if self.stacked else jax.tree.map(lambda x: x[0], agents)
+        self._warm_up = jax.jit(jax.vmap(warm_up), donate_argnums=(0, 1, 2), out_shardings=places)
+        self._advance = jax.jit(jax.vmap(advance), donate_argnums=(0, 1, 2), out_shardings=places)
 
     def start(self) -> None:
-        split = jax.vmap(jax.random.split)(self._keys)
-        state, replay = self._start(self._agents, split[:, 1])
-        self._place((self._agents, state, replay), split[:, 0])
+        split = jax.vmap(jax.random.split)(self.keys)
+        self._place(self.agents, *self._start(self.agents, split[:, 1]), split[:, 0])
 
     def advance(self) -> tuple[Metrics, Metrics]:
         call = self._warm_up if self.step < self._starts else self._advance
-        self._carry, self._keys, metrics, episodes = call(self._carry, self._keys)
+        self.agents, self._state, self._replay, self.keys, metrics = call(
+            self.agents, self._state, self._replay, self.keys
+        )
         self.step += self._per_call
-        return self._squeeze(metrics), self._squeeze(episodes)
+        return self.read(metrics)
 
     def state(self) -> dict[str, Any]:
-        agents, state, replay = self._carry
-        return {"agent": agents, "envs": state, "replay": replay, "keys": self._keys}
+        filled = min(self.step, self._replay.ring.reward.shape[1])  # the rest of the ring is zeros
+        ring = jax.tree.map(lambda x: x[:, :filled], self._replay.ring)
+        replay = {"filled": filled, "added": self._replay.added, "ring": ring}
+        return {"agent": self.agents, "envs": self._state, "keys": self.keys, **replay}
 
     def restore(self, saved: Saved) -> bool:
-        self.start()
-        agents, state, replay = self._carry
-        carry = saved.restore("agent", agents), saved.restore("envs", state), saved.restore("replay", replay)
-        self._place(carry, saved.restore("keys", self._keys))
+        state, empty = jax.eval_shape(self._start, self.agents, self.keys)
+        filled, capacity = saved.value("filled"), empty.ring.reward.shape[1]
+
+        def part(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((x.shape[0], min(filled, capacity), *x.shape[2:]), x.dtype)
+
+        def widen(x: jax.Array) -> jax.Array:
+            return jnp.pad(x, [(0, 0), (0, capacity - filled)] + [(0, 0)] * (x.ndim - 2))
+
+        ring = jax.tree.map(widen, saved.restore("ring", jax.tree.map(part, empty.ring)))
+        replay = eqx.tree_at(
+            lambda replay: (replay.ring, replay.added), empty, (ring, saved.restore("added", empty.added))
+        )
+        agents, keys = saved.restore("agent", self.agents), saved.restore("keys", self.keys)
+        self._place(agents, saved.restore("envs", state), replay, keys)
         return True
 
-    def _place(self, carry: Any, keys: jax.Array) -> None:
-        agents, state, replay = carry
+    def _place(self, agents: Agent, state: Any, replay: JaxReplay, keys: jax.Array) -> None:
         whole = self._devices.replicate
-        self._carry = whole(agents), self._devices.split(state, 1), whole(replay)
-        self._keys = whole(keys)
-
-    def _squeeze(self, metrics: Metrics) -> Metrics:
-        return {name: np.asarray(value) if self.stacked else np.asarray(value)[0] for name, value in metrics.items()}
+        self.agents, self._state, self._replay = whole(agents), self._devices.split(state, 1), whole(replay)
+        self.keys = whole(keys)

@@ -6,15 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from gymnasium.vector import VectorEnv
 
-from offroad.agents.agent import Agent, stacked
+from offroad.agents.agent import Agent
 from offroad.data.transitions import Rollout
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import HostCollector, JaxCollector, JaxState, is_compiled, summarise
+from offroad.train.collect import HostCollector, JaxCollector, JaxState, is_compiled, summarise, summary
 from offroad.train.devices import DataParallel
-from offroad.train.loop import Metrics, Schedule, TrainResult, describe, drive, one_seed
+from offroad.train.loop import Metrics, Schedule, Seeds, TrainResult, describe, drive, one_seed
 
 
 def on_policy(
@@ -39,7 +38,7 @@ def on_policy(
     - `agent`: a fresh or pre-trained agent whose config has `rollout`, the steps of each environment per update.
     - `env`: any Gymnasium vector environment. One written in JAX is compiled together with the learner into one call.
     - `seed`: of environments and exploration. Several seeds train side by side in one compiled call (JAX environments
-        only): `agent` is then a stack of agents, `stack(create, seeds)`, and the metrics are lists.
+        only): `agent` is then a stack of agents, `agents.stacked([...])`, and the metrics are lists.
     - `out`: the run folder; `None` keeps everything in memory. `resume` continues the run that it holds.
     - `eval_env`: a separate environment for evaluation; `schedule` says when to evaluate, log and save.
     - `rollouts_per_call`: updates per compiled call, for JAX environments.
@@ -64,9 +63,10 @@ def on_policy(
 
 
 class _HostLoop:
+    stacked = False
+
     def __init__(self, agent: Agent, env: VectorEnv, seed: int | Sequence[int], devices: int):
         self.agent, self.step, self.seed = agent, 0, one_seed(seed)
-        self.stacked = False
         self._collector = HostCollector(env)
         self._rollout: int = agent.config.rollout
         self._key = jax.random.key(self.seed)
@@ -88,7 +88,7 @@ class _HostLoop:
         )
         self.agent, metrics = self._update(self._devices.replicate(self.agent), placed, update_key)
         self._updates += 1
-        self.step += rollout.mask.size
+        self.step += int(rollout.mask.sum())
         return metrics, summarise(episodes)
 
     def state(self) -> dict[str, Any]:
@@ -100,67 +100,55 @@ class _HostLoop:
         return self._collector.set_state(self.agent, saved.value("collector"), self.seed + self._updates)
 
 
-class _JaxLoop:
+class _JaxLoop(Seeds):
     """Rollout and update fuse into one compiled function, scanned over updates and vmapped over seeds."""
 
     def __init__(self, agent: Agent, env: VectorEnv, seed: int | Sequence[int], rollouts_per_call: int, devices: int):
-        self.stacked = not isinstance(seed, int)
-        self.seed = seed
-        self.step = 0
-        # A copy: the compiled loop overwrites its input.
-        self._agents = jax.tree.map(jnp.array, agent) if self.stacked else stacked([agent])
-        seeds = [seed] if isinstance(seed, int) else list(seed)
-        self._keys = jax.vmap(jax.random.key)(jnp.array(seeds))
-        self._collector = JaxCollector(env)
+        super().__init__(agent, seed)
         self._devices = DataParallel(devices)
         self._state: JaxState | None = None
         rollout: int = agent.config.rollout
         self._per_call = rollouts_per_call * rollout * env.num_envs
-        collector = self._collector
+        collector = JaxCollector(env)
 
         def advance(agent: Agent, state: JaxState, key: jax.Array) -> Any:
             def iteration(carry: Any, key: jax.Array) -> Any:
                 agent, state = carry
                 collect_key, update_key = jax.random.split(key)
-                state, batch, episodes = collector.collect(agent, state, collect_key, rollout)
+                state, batch, tally = collector.collect(agent, state, collect_key, rollout)
                 agent, metrics = agent.update(batch, update_key)
-                return (agent, state), (metrics, episodes)
+                return (agent, state), (metrics, tally)
 
             key, scan_key = jax.random.split(key)
-            (agent, state), (metrics, episodes) = jax.lax.scan(
+            (agent, state), (metrics, tallies) = jax.lax.scan(
                 iteration, (agent, state), jax.random.split(scan_key, rollouts_per_call)
             )
-            mean = lambda x: jax.tree.map(lambda y: jnp.mean(y, 0), x)  # noqa: E731
-            return agent, state, key, mean(metrics), jax.tree.map(lambda y: jnp.nanmean(y, 0), episodes)
+            return agent, state, key, (jax.tree.map(jnp.mean, metrics), summary(tallies))
 
-        self._advance = jax.jit(jax.vmap(advance), donate_argnums=(0, 1))
-        self._reset = jax.jit(jax.vmap(collector.reset))
-
-    @property
-    def agent(self) -> Agent:
-        return self._agents if self.stacked else jax.tree.map(lambda x: x[0], self._agents)
+        whole, cut = self._devices.whole, self._devices.cut(1)
+        self._advance = jax.jit(
+            jax.vmap(advance), donate_argnums=(0, 1), out_shardings=(whole, cut, whole, whole) if whole else None
+        )
+        self._reset = jax.jit(jax.vmap(lambda agent, key: collector.reset(agent, key, staggered=True)))
 
     def start(self) -> None:
-        split = jax.vmap(jax.random.split)(self._keys)
-        self._place(self._agents, self._reset(self._agents, split[:, 1]), split[:, 0])
+        split = jax.vmap(jax.random.split)(self.keys)
+        self._place(self.agents, self._reset(self.agents, split[:, 1]), split[:, 0])
 
     def advance(self) -> tuple[Metrics, Metrics]:
-        self._agents, self._state, self._keys, metrics, episodes = self._advance(self._agents, self._state, self._keys)
+        self.agents, self._state, self.keys, metrics = self._advance(self.agents, self._state, self.keys)
         self.step += self._per_call
-        return self._squeeze(metrics), self._squeeze(episodes)
+        return self.read(metrics)
 
     def state(self) -> dict[str, Any]:
-        return {"agent": self._agents, "envs": self._state, "keys": self._keys}
+        return {"agent": self.agents, "envs": self._state, "keys": self.keys}
 
     def restore(self, saved: Saved) -> bool:
-        self.start()
+        state = jax.eval_shape(self._reset, self.agents, self.keys)
         names = ("agent", "envs", "keys")
-        self._place(*(saved.restore(n, v) for n, v in zip(names, (self._agents, self._state, self._keys))))
+        self._place(*(saved.restore(n, v) for n, v in zip(names, (self.agents, state, self.keys))))
         return True
 
     def _place(self, agents: Agent, state: JaxState, keys: jax.Array) -> None:
-        self._agents, self._keys = self._devices.replicate(agents), self._devices.replicate(keys)
+        self.agents, self.keys = self._devices.replicate(agents), self._devices.replicate(keys)
         self._state = self._devices.split(state, 1)
-
-    def _squeeze(self, metrics: Metrics) -> Metrics:
-        return {name: np.asarray(value) if self.stacked else np.asarray(value)[0] for name, value in metrics.items()}
