@@ -47,6 +47,8 @@ def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int 
 
 def _make(name: str, kwargs: dict[str, Any], mode: str) -> gym.Env:
     """One copy of the run's environment that draws itself."""
+    of_the_vector = {"num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode"}
+    kwargs = {key: value for key, value in kwargs.items() if key not in of_the_vector}
     try:
         env = gym.make(name, **kwargs)
         modes = env.metadata.get("render_modes") or []

@@ -65,7 +65,7 @@ def run(tmp_path_factory):
 
 def test_the_first_training(run, capsys):
     config = Run.open(run).config
-    assert config["env"] == {"id": "Corridor-v0", "kwargs": {}}
+    assert config["env"]["id"] == "Corridor-v0"
     assert config["agent_config"]["hidden"] == [16]
     assert load_agent(run).config.discount == 0.9
     scores = [line["eval/return"] for line in Run.open(run).metrics() if "eval/return" in line]

@@ -143,6 +143,13 @@ def test_exported_policies_act_as_the_agent_does(case, tmp_path):
         np.testing.assert_allclose(found["arr_2"], [w[0] for w in wanted], atol=1e-5)  # one observation, no batch axis
 
 
+def test_convolutions_as_accelerators_compute_them(tmp_path, monkeypatch):
+    """There an encoder keeps XLA's convolution; on a CPU it is a matrix product."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    test_exported_policies_act_as_the_agent_does("image", tmp_path)
+    assert "_conv(" in (tmp_path / "policy.py").read_text().partition("def _act")[2]
+
+
 def test_weights_are_folded():
     """No node is left that depends on weights alone."""
     traced = graph.trace(create("ppo", VECTOR, TORQUE))

@@ -169,15 +169,29 @@ def _lower_slice(graph: Graph, x: list[Operand], params: dict[str, Any], like: A
 
 
 def _lower_gather(graph: Graph, x: list[Operand], params: dict[str, Any], like: Any) -> Operand:
-    """`x[i]` with a constant `i`, which is all that policies gather."""
-    numbers = params["dimension_numbers"]
-    whole = [size for axis, size in enumerate(x[0].shape) if axis not in numbers.collapsed_slice_dims]
-    kept = [size for axis, size in enumerate(params["slice_sizes"]) if axis not in numbers.collapsed_slice_dims]
-    if not isinstance(x[1], np.ndarray) or x[1].size != 1 or len(numbers.start_index_map) != 1 or whole != kept:
-        raise OffroadError("the policy computes 'gather' with variable indices, which cannot be exported")
-    axis, index = numbers.start_index_map[0], int(x[1].item())
-    row = jax.ShapeDtypeStruct(tuple(params["slice_sizes"]), like.dtype)
-    return graph.add("reshape", _slice(graph, x[0], axis, index, index + 1, row), like=like, shape=like.shape)
+    """What policies gather, as a slice: `x[i]`, `x[:, a:b, c:d:e]` and their like with constant indices."""
+    numbers, index = params["dimension_numbers"], x[1]
+    axes = tuple(numbers.start_index_map)
+    starts, steps, shape = [0] * len(x[0].shape), [1] * len(x[0].shape), list(params["slice_sizes"])
+    found = isinstance(index, np.ndarray)
+    if isinstance(index, np.ndarray) and index.size == len(axes):  # one block
+        for axis, start in zip(axes, index.ravel()):
+            starts[axis] = int(start)
+    elif isinstance(index, np.ndarray):  # single elements, on a regular grid whose axes stay where they are
+        values = [np.unique(index[..., i]) for i in range(len(axes))]
+        grid = np.stack(np.meshgrid(*values, indexing="ij"), -1)
+        places = tuple(axis for axis in range(len(like.shape)) if axis not in numbers.offset_dims)
+        evenly = all(len(np.unique(np.diff(v))) <= 1 for v in values)
+        found = evenly and np.array_equal(grid, index) and places == axes == tuple(numbers.collapsed_slice_dims)
+        for axis, v in zip(axes, values):
+            starts[axis], shape[axis] = int(v[0]), len(v)
+            steps[axis] = int(v[1] - v[0]) if len(v) > 1 else 1
+    if not found:
+        raise OffroadError("the policy computes 'gather' with variable or irregular indices, which cannot be exported")
+    ends = [i + (n - 1) * k + 1 if isinstance(n, int) else WHOLE for i, n, k in zip(starts, shape, steps)]
+    row = jax.ShapeDtypeStruct(tuple(shape), like.dtype)
+    part = graph.add("slice", x[0], like=row, starts=starts, ends=ends, steps=steps)
+    return graph.add("reshape", part, like=like, shape=tuple(like.shape))
 
 
 def _lower_broadcast(graph: Graph, x: list[Operand], params: dict[str, Any], like: Any) -> Operand:
