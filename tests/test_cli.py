@@ -180,3 +180,9 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path):
     assert "the same command with --resume continues" in error
     logged = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert Run.open(tmp_path / "run").load_latest()[0] == logged[-1] > 0
+
+
+def test_help_comes_at_once():
+    """What is slow to import is not imported for it."""
+    heavy = "import sys; from offroad import cli; cli.main(['--help']); print({'jax', 'mujoco'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", heavy], text=True).endswith("set()\n")

@@ -1,9 +1,29 @@
 """Environments, all registered with Gymnasium under `offroad/`."""
 
-from offroad.envs import locomotion, ring_road
+import gymnasium as gym
 
 
 def register() -> None:
-    """Makes the environments known to `gymnasium.make` and `gymnasium.make_vec`."""
-    locomotion.register()
-    ring_road.register()
+    """Makes the environments known to `gymnasium.make` and `gymnasium.make_vec`, which import them when they make them."""
+    for task, steps in LOCOMOTION.items():
+        gym.register(
+            f"offroad/{task}",
+            entry_point="offroad.envs.locomotion:make_single",
+            vector_entry_point="offroad.envs.locomotion:make_vector",
+            max_episode_steps=steps,
+            kwargs={"task": task},
+        )
+    gym.register(
+        "offroad/RingRoad-v0",
+        entry_point="offroad.envs.ring_road:make",
+        vector_entry_point="offroad.envs.ring_road:make_vec",
+        max_episode_steps=RING_DECISIONS,
+    )
+    gym.register(
+        "offroad/SumoRing-v0", entry_point="offroad.envs.ring_road.sumo:SumoRing", max_episode_steps=RING_DECISIONS
+    )
+
+
+# Time limits in steps.
+LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
+RING_DECISIONS = 600  # 300 s, Flow's horizon
