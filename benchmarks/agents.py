@@ -38,7 +38,7 @@ STEPS = {
     ("SAC", "HalfCheetah-v5"): 50_000,
     ("SAC", "Pendulum-v1"): 10_000,
 }
-TRIAL_STEPS = {"PPO": 8_192, "SAC": 2_048}  # after learning has started; to choose the number of threads
+TRIAL_STEPS = {"PPO": 32_768, "SAC": 2_048}  # after learning has started; to choose the number of threads
 
 # The defaults of Stable-Baselines3 and SBX, but for the sixteen environments and the normalisation of PPO. SAC collects
 # and learns in chunks of 64 steps, as many gradient steps as steps of the environment, which helps compiled contenders.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import FlagCreatePairsOff, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from offroad.errors import OffroadError, unknown
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         return int(stop.code or 0)
 
 
-# --- the commands --------------------------------------------------------------------------------------------------------
+# --- the commands ----------------------------------------------------------------------------------------------------
 
 
 def _whole(text: str) -> int:
@@ -301,7 +301,7 @@ COMMANDS: dict[str, type] = {
 }
 
 
-# --- parsing -------------------------------------------------------------------------------------------------------------
+# --- parsing ---------------------------------------------------------------------------------------------------------
 
 
 def _overview() -> str:
@@ -355,7 +355,9 @@ def _parse(command: type, name: str, argv: list[str]) -> Any:
     """The command with its options. Raises `OffroadError` in one line where tyro prints a box."""
 
     def parse(args: list[str]) -> Any:
-        return tyro.cli(command, prog=f"offroad {name}", args=args, return_unknown_args=True)
+        return tyro.cli(
+            command, prog=f"offroad {name}", args=args, return_unknown_args=True, config=(FlagCreatePairsOff,)
+        )
 
     said = io.StringIO()
     try:

@@ -13,13 +13,8 @@ from offroad.train.loop import EVALUATION_SEED
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
 
-# What `gymnasium.make_vec` records besides the environment's own arguments.
-OF_THE_VECTOR = {"num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode", "max_episode_steps"}
 
-
-def play(
-    folder: str | Path, episodes: int = 3, window: bool = False, seed: int = 0
-) -> tuple[Path | None, list[float]]:
+def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int = 0) -> tuple[Path | None, list[float]]:
     """Plays the deterministic policy of a run, in a window or into `videos/play.mp4` of the run folder.
 
     **Returns:** the video's path, and the return of each episode.
@@ -52,7 +47,6 @@ def play(
 
 def _make(name: str, kwargs: dict[str, Any], mode: str) -> gym.Env:
     """One copy of the run's environment that draws itself."""
-    kwargs = {key: value for key, value in kwargs.items() if key not in OF_THE_VECTOR}
     try:
         env = gym.make(name, **kwargs)
         modes = env.metadata.get("render_modes") or []
@@ -73,12 +67,12 @@ def _draw(env: gym.Env, name: str) -> Any:
         return env.render()
     except Exception as error:  # every graphics library has errors of its own
         raise OffroadError(
-            f"environment {name!r} cannot be drawn here ({type(error).__name__}: {str(error).strip()}); it needs its drawing "
-            "library and OpenGL: on a machine without a display install libegl1 or libosmesa6 and set MUJOCO_GL=egl or osmesa"
+            f"environment {name!r} cannot be drawn here ({type(error).__name__}: {str(error).strip()}); it needs its "
+            "drawing library and OpenGL: without a display, install libegl1 and set MUJOCO_GL=egl"
         ) from error
 
 
-def _write(path: Path, frames: list[np.ndarray], fps: float) -> Path:
+def _write(path: Path, frames: list[np.ndarray], fps: int | float) -> Path:
     import imageio.v3 as imageio
 
     path.parent.mkdir(exist_ok=True)

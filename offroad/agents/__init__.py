@@ -1,9 +1,26 @@
 """Learners, one file each. `AGENTS` maps the names of the command line to the classes."""
 
 from offroad.agents.agent import Agent, stacked
+from offroad.agents.dqn import DQN, DQNConfig
 from offroad.agents.ppo import PPO, PPOConfig
+from offroad.agents.residual_policy import ResidualPolicy, ResidualPolicyConfig
 from offroad.agents.sac import SAC, SACConfig
+from offroad.agents.td3 import TD3, TD3Config
 
-AGENTS = {"ppo": (PPO, PPOConfig), "sac": (SAC, SACConfig)}
+AGENTS = {"dqn": (DQN, DQNConfig), "ppo": (PPO, PPOConfig), "sac": (SAC, SACConfig), "td3": (TD3, TD3Config)}
 
-__all__ = ["AGENTS", "PPO", "SAC", "Agent", "PPOConfig", "SACConfig", "stacked"]
+__all__ = [
+    "AGENTS",
+    "DQN",
+    "PPO",
+    "SAC",
+    "TD3",
+    "Agent",
+    "DQNConfig",
+    "PPOConfig",
+    "ResidualPolicy",
+    "ResidualPolicyConfig",
+    "SACConfig",
+    "TD3Config",
+    "stacked",
+]

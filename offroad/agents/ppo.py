@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 from offroad.agents.agent import ActionScale, Agent
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout
-from offroad.errors import OffroadError
+from offroad.errors import OffroadError, unknown
 from offroad.nets.distributions import Categorical, Normal
-from offroad.nets.encoder import Flat
+from offroad.nets.encoder import Encoder, Flat
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm, ReturnNorm
 from offroad.nets.recurrent import GRU
@@ -46,15 +46,20 @@ class PPOConfig:
     activation: str = "tanh"
     initial_std: float = 1.0  # of the Gaussian policy, in units of half the action range
     recurrent: int = 0  # width of a GRU between encoder and heads; 0: no memory
+    critic_only: tuple[str, ...] = ()  # entries of a Dict observation that the policy cannot see (Pinto et al. 2017)
     normalise_observation: bool = True
     normalise_reward: bool = True  # divide by the running std of the discounted return
     encoder: Flat = field(default_factory=Flat)  # how observations become features
 
 
 class ActorCritic(eqx.Module):
-    """Encoder, optional GRU, and the two heads. `log_std` is empty for discrete actions."""
+    """Encoder, optional GRU, and the two heads. `log_std` is empty for discrete actions.
 
-    encoder: eqx.Module
+    `privileged` encodes what only the critic may see (asymmetric actor-critic, Pinto et al. 2017, arXiv 1710.06542).
+    """
+
+    encoder: Encoder
+    privileged: Encoder | None
     core: GRU | None
     actor: MLP
     critic: MLP
@@ -64,7 +69,7 @@ class ActorCritic(eqx.Module):
         self, observation: PyTree[Any], memory: PyTree[Any], reset: Bool[Array, "T N"]
     ) -> tuple[Float[Array, "T N feature"], PyTree[Any]]:
         """Features of `T` consecutive steps; `reset[t]` clears the memory before step `t`."""
-        encoded = self.encoder(observation)  # pyright: ignore[reportCallIssue]
+        encoded = self.encoder(observation)
         if self.core is None:
             return encoded, memory
         memory, out = self.core(memory, encoded, reset)
@@ -74,7 +79,9 @@ class ActorCritic(eqx.Module):
         head = self.actor(features)
         return Normal(head, jnp.broadcast_to(self.log_std, head.shape)) if self.log_std.size else Categorical(head)
 
-    def value(self, features: Float[Array, "*batch feature"]) -> Float[Array, "*batch"]:
+    def value(self, features: Float[Array, "*batch feature"], observation: PyTree[Any]) -> Float[Array, "*batch"]:
+        if self.privileged is not None:
+            features = jnp.concatenate([features, self.privileged(observation)], -1)
         return self.critic(features)[..., 0]
 
 
@@ -116,16 +123,19 @@ class PPO(Agent):
                 + (f" made of whole sequences of {unit}" if config.recurrent else "")
                 + "; choose a minibatch that divides it"
             )
-        encoder_key, core_key, actor_key, critic_key = jax.random.split(key, 4)
-        encoder = config.encoder.build(spaces.observation, encoder_key)
+        encoder_key, privileged_key, core_key, actor_key, critic_key = jax.random.split(key, 5)
+        seen, hidden = _split(spaces.observation, config.critic_only)
+        encoder = config.encoder.build(seen, encoder_key)
+        privileged = config.encoder.build(hidden, privileged_key) if hidden else None
         core = GRU(encoder.size, config.recurrent, key=core_key) if config.recurrent else None
         width = config.recurrent or encoder.size
         actor, critic = config.hidden, config.critic_hidden or config.hidden
         network = ActorCritic(
             encoder,
+            privileged,
             core,
             MLP((width, *actor, size), key=actor_key, activation=config.activation, final_scale=0.01),
-            MLP((width, *critic, 1), key=critic_key, activation=config.activation, final_scale=1.0),
+            MLP((width + (privileged.size if privileged else 0), *critic, 1), key=critic_key, activation=config.activation, final_scale=1.0),
             log_std,
         )
         return cls(
@@ -143,6 +153,8 @@ class PPO(Agent):
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()
     ) -> tuple[Array, PyTree[Any]]:
+        if self.config.critic_only:
+            observation = {name: x for name, x in observation.items() if name not in self.config.critic_only}
         one_step = jax.tree.map(lambda x: jnp.asarray(x)[None], self._normalise(observation))
         num_envs = jax.tree.leaves(one_step)[0].shape[1]
         features, memory = self.network.features(one_step, memory, jnp.zeros((1, num_envs), bool))
@@ -164,8 +176,8 @@ class PPO(Agent):
         reset = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         features, _ = self.network.features(observation, batch.memory, reset)
         action = self._to_unit(steps.action)
-        value = self.network.value(features)
-        next_value = self.network.value(self._following_features(features, following))
+        value = self.network.value(features, observation)
+        next_value = self.network.value(self._following_features(features, following), following)
         advantage = generalised_advantages(
             reward, value, next_value, steps.terminated, ended, config.discount, config.gae
         )
@@ -241,7 +253,7 @@ class PPO(Agent):
         ratio = jnp.exp(log_ratio)
         clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
         policy_loss = -mean(jnp.minimum(ratio * advantage, clipped * advantage))  # equation 7
-        value_loss = mean(jnp.square(network.value(features) - sample.target))
+        value_loss = mean(jnp.square(network.value(features, sample.observation) - sample.target))
         entropy = mean(policy.entropy())
         loss = policy_loss + config.value_weight * value_loss - config.entropy * entropy
         return loss, {
@@ -254,7 +266,7 @@ class PPO(Agent):
 
     def _following_features(self, features: Array, following: PyTree[Any]) -> Array:
         """Features of `next_observation`, one step of memory after each of `features`."""
-        encoded = self.network.encoder(following)  # pyright: ignore[reportCallIssue]
+        encoded = self.network.encoder(following)
         if self.network.core is None:
             return encoded
         time, num_envs = features.shape[:2]
@@ -274,6 +286,20 @@ class PPO(Agent):
         if isinstance(self.spaces.action, gym_spaces.Box):
             return ActionScale(self.spaces.action).to_unit(action)
         return action - int(self.spaces.action.start)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _split(space: gym_spaces.Space, critic_only: tuple[str, ...]) -> tuple[gym_spaces.Space, gym_spaces.Space | None]:
+    """What both see, and what only the critic sees."""
+    if not critic_only:
+        return space, None
+    if not isinstance(space, gym_spaces.Dict):
+        raise OffroadError(f"critic_only is {critic_only}, but the observation space is no Dict: {space}")
+    for name in critic_only:
+        if name not in space.spaces:
+            raise unknown("observation in critic_only", name, space.spaces)
+    parts = space.spaces.items()
+    seen = {name: part for name, part in parts if name not in critic_only}
+    return gym_spaces.Dict(seen), gym_spaces.Dict({name: part for name, part in parts if name in critic_only})
 
 
 def generalised_advantages(

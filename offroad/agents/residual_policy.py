@@ -76,7 +76,9 @@ class ResidualPolicy(Agent):
         correction, memory = self.learner.act(observation, key, memory)
         return self.base(observation, ())[0] + correction, memory
 
-    def update(self, batch: Transition | Rollout, key: Key[Array, ""]) -> tuple["ResidualPolicy", dict[str, Float[Array, ""]]]:
+    def update(
+        self, batch: Transition | Rollout, key: Key[Array, ""]
+    ) -> tuple["ResidualPolicy", dict[str, Float[Array, ""]]]:
         def correction(steps: Transition) -> Transition:
             base = self.base
             for _ in range(steps.reward.ndim - 1):  # a controller takes one leading axis

@@ -97,7 +97,7 @@ def _name(path: Any, whole: str) -> str:
     return (inner if whole == "observation" else f"{whole}.{inner}") if path else whole
 
 
-# --- from JAX's trace to a few primitives --------------------------------------------------------------------------------
+# --- from JAX's trace to a few primitives ----------------------------------------------------------------------------
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 CALLS |= {"custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}
@@ -192,7 +192,9 @@ def _lower_convolution(graph: Graph, x: list[Operand], params: dict[str, Any], l
     numbers = params["dimension_numbers"]
     dilated = any(d != 1 for d in (*params["lhs_dilation"], *params["rhs_dilation"]))
     if dilated or params["feature_group_count"] != 1 or params["batch_group_count"] != 1 or len(like.shape) != 4:
-        raise OffroadError("the policy has a dilated, grouped or not two-dimensional convolution, which cannot be exported")
+        raise OffroadError(
+            "the policy has a dilated, grouped or not two-dimensional convolution, which cannot be exported"
+        )
 
     def transposed(y: Operand, order: Sequence[int]) -> Operand:
         shape = jax.ShapeDtypeStruct(tuple(y.shape[i] for i in order), like.dtype)
@@ -233,10 +235,10 @@ LOWER: dict[str, Callable[..., Operand]] = {
     "broadcast_in_dim": _lower_broadcast,
     "conv_general_dilated": _lower_convolution,
     "integer_pow": _lower_power,
-    "square": _composed(("pow", 2)),
+    "square": _composed(("pow", 2.0)),
     "rsqrt": _composed(("pow", -0.5)),
-    "expm1": _composed(("exp", None), ("sub", 1)),
-    "log1p": _composed(("add", 1), ("log", None)),
+    "expm1": _composed(("exp", None), ("sub", 1.0)),
+    "log1p": _composed(("add", 1.0), ("log", None)),
     "clamp": lambda g, x, _, like: g.add("min", g.add("max", x[1], x[0], like=like), x[2], like=like),
     "ne": lambda g, x, _, like: g.add("not", g.add("eq", *x, like=like), like=like),
     "select_n": lambda g, x, _, like: g.add("where", x[0], x[2], x[1], like=like),
@@ -244,5 +246,18 @@ LOWER: dict[str, Callable[..., Operand]] = {
 
 # What the back ends know under JAX's own names, besides what `LOWER` makes of the others.
 PRIMITIVES = {"add", "sub", "mul", "div", "pow", "max", "min", "neg", "abs", "exp", "log", "sqrt"}
-PRIMITIVES |= {"tanh", "logistic", "eq", "lt", "le", "gt", "ge", "and", "or", "not", "convert_element_type", "transpose"}
+PRIMITIVES |= {
+    "tanh",
+    "logistic",
+    "eq",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "and",
+    "or",
+    "not",
+    "convert_element_type",
+    "transpose",
+}
 PRIMITIVES |= {"concatenate", "reduce_sum", "reduce_max", "reduce_min", "argmax", "dot_general"}

@@ -67,6 +67,7 @@ class ObservationNorm(eqx.Module):
         return ObservationNorm(_map(lambda m, x: m.update(x, mask), self.moments, observation, keep=False))
 
     def __call__(self, observation: PyTree[Any]) -> PyTree[Any]:
+        """The normalised observation; of a Dict space also some of its entries alone."""
         return _map(_normalise, self.moments, observation, keep=True)
 
 
@@ -118,7 +119,7 @@ def _moments_of(space: spaces.Space) -> Any:
 def _map(f: Any, moments: Any, observation: Any, keep: bool) -> Any:
     """Applies `f` where there are moments; elsewhere gives the observation (`keep`) or None."""
     if isinstance(moments, dict):
-        return {name: _map(f, inner, observation[name], keep) for name, inner in moments.items()}
+        return {name: _map(f, moments[name], inner, keep) for name, inner in observation.items()}
     if moments is None:
         return observation if keep else None
     return f(moments, jnp.asarray(observation))

@@ -54,10 +54,14 @@ class JaxCollector:
         self.limit: int | None = env.max_episode_steps  # pyright: ignore[reportAttributeAccessIssue]
         self.action_space = env.single_action_space
 
-    def reset(self, agent: Agent, key: Key[Array, ""]) -> JaxState:
-        env, observation = jax.vmap(self._initial)(jax.random.split(key, self.num_envs))
-        zeros = jnp.zeros(self.num_envs)
-        return JaxState(env, observation, agent.initial_memory(self.num_envs), zeros.astype(jnp.int32), zeros)
+    def reset(self, agent: Agent, key: Key[Array, ""], staggered: bool = False) -> JaxState:
+        """Starts all episodes; `staggered` gives the first ones ages drawn at random, so that time limits do not
+        end all of them in the same step and a rollout sees every phase of an episode."""
+        env_key, age_key = jax.random.split(key)
+        env, observation = jax.vmap(self._initial)(jax.random.split(env_key, self.num_envs))
+        zeros = jnp.zeros(self.num_envs, jnp.int32)
+        age = jax.random.randint(age_key, zeros.shape, 0, self.limit) if staggered and self.limit else zeros
+        return JaxState(env, observation, agent.initial_memory(self.num_envs), age, zeros.astype(jnp.float32))
 
     def collect(
         self, agent: Agent, state: JaxState, key: Key[Array, ""], length: int, random: bool = False

@@ -3,7 +3,7 @@
 import json
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import Enum
@@ -124,6 +124,7 @@ def drive(
     eval_env: VectorEnv | None,
     progress: bool,
     wandb: bool,
+    callback: Callable[[Metrics], None] | None,
 ) -> TrainResult:
     """Advances `loop` until `steps` environment steps are taken; the body of every trainer."""
     if eval_env is env and not is_compiled(env):
@@ -142,7 +143,7 @@ def drive(
             loop.start()
         began = time.monotonic()
         with _signals() as stop, Progress(steps, loop.step) if progress else nullcontext() as bar:
-            _advance_all(loop, steps, schedule, config["env"]["id"], run, evaluator, bar, stop, history)
+            _advance_all(loop, steps, schedule, config["env"]["id"], run, evaluator, bar, stop, history, callback)
         seconds = time.monotonic() - began
         return TrainResult(loop.agent, loop.step, history, run.path if run else None, bool(stop), seconds)
     finally:
@@ -160,6 +161,7 @@ def _advance_all(
     bar: Progress | None,
     stop: list[int],
     history: list[Metrics],
+    callback: Callable[[Metrics], None] | None,
 ) -> None:
     began, first = time.monotonic(), loop.step
     seed = EVALUATION_SEED + (loop.seed if isinstance(loop.seed, int) else loop.seed[0])
@@ -200,6 +202,8 @@ def _advance_all(
                 run.log(loop.step, metrics)
         if bar:
             bar.update(loop.step, _score(metrics))
+        if callback:
+            callback({"step": loop.step, **metrics})
         if failure or _due(before, loop.step, steps, schedule.checkpoint):
             save()
         if failure:

@@ -1,6 +1,6 @@
 """Training from a replay buffer: collect a few steps, remember them, learn from random samples of the memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def off_policy(
     devices: int = 1,
     progress: bool = True,
     wandb: bool = False,
+    callback: Callable[[Metrics], None] | None = None,
 ) -> TrainResult:
     """Trains an off-policy agent (SAC, TD3, DQN) for at least `steps` environment steps.
 
@@ -51,7 +52,7 @@ def off_policy(
     - `train_every`: steps of each environment between learning phases; the gradient steps of one phase are one
         compiled call.
     - `update_ratio`: gradient steps per environment step.
-    - `out`, `resume`, `eval_env`, `schedule`, `devices`: as in `on_policy`.
+    - `out`, `resume`, `eval_env`, `schedule`, `devices`, `callback`: as in `on_policy`.
     """
     capacity = None if replay is None else replay.capacity
     replay = Replay(min(steps + env.num_envs * train_every, 1_000_000)) if replay is None else replay
@@ -84,6 +85,7 @@ def off_policy(
         eval_env=eval_env,
         progress=progress,
         wandb=wandb,
+        callback=callback,
     )
 
 

@@ -1,6 +1,6 @@
 """Training on fresh experience: collect a rollout with the present policy, learn from it, forget it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def on_policy(
     devices: int = 1,
     progress: bool = True,
     wandb: bool = False,
+    callback: Callable[[Metrics], None] | None = None,
 ) -> TrainResult:
     """Trains an on-policy agent (PPO) for at least `steps` environment steps.
 
@@ -43,6 +44,7 @@ def on_policy(
     - `eval_env`: a separate environment for evaluation; `schedule` says when to evaluate, log and save.
     - `rollouts_per_call`: updates per compiled call, for JAX environments.
     - `devices`: spread environments and batches over this many devices.
+    - `callback`: called after every chunk with its metrics, among them `step`.
     """
     config = describe("on_policy", agent, env, seed, rollouts_per_call=rollouts_per_call)
     if is_compiled(env):
@@ -60,6 +62,7 @@ def on_policy(
         eval_env=eval_env,
         progress=progress,
         wandb=wandb,
+        callback=callback,
     )
 
 
@@ -130,7 +133,7 @@ class _JaxLoop(Seeds):
         self._advance = jax.jit(
             jax.vmap(advance), donate_argnums=(0, 1), out_shardings=(whole, cut, whole, whole) if whole else None
         )
-        self._reset = jax.jit(jax.vmap(collector.reset))
+        self._reset = jax.jit(jax.vmap(lambda agent, key: collector.reset(agent, key, staggered=True)))
 
     def start(self) -> None:
         split = jax.vmap(jax.random.split)(self.keys)

@@ -23,7 +23,9 @@ def load_agent(path: str | Path, seed_index: int = 0, like: Agent | None = None)
     run = Run.open(path)
     found = run.load_latest()
     if found is None:
-        raise OffroadError(f"the run '{run.path}' has no checkpoint yet; wait for its first one or train it with --resume")
+        raise OffroadError(
+            f"the run '{run.path}' has no checkpoint yet; wait for its first one or train it with --resume"
+        )
     saved, like = found[1], template(run.config) if like is None else like
     if "envs" not in saved.names:
         return saved.restore("agent", like)
@@ -41,8 +43,8 @@ def template(config: dict[str, Any]) -> Agent:
     name = config["agent"]
     if name not in AGENTS:
         raise OffroadError(
-            f"the run's agent is a {name!r}, which its configuration alone does not rebuild (only {', '.join(AGENTS)}); "
-            "create one as before training and pass it as load_agent(..., like=agent)"
+            f"the run's agent {name!r} is not rebuilt from its configuration alone (as are {', '.join(AGENTS)}); "
+            "create it as before training and pass it as load_agent(..., like=agent)"
         )
     kind, options = AGENTS[name]
     spaces = Spaces.from_json(config["spaces"])

@@ -108,6 +108,6 @@ def test_learns_to_balance_a_pole():
     env = cartpole()
     config = DQNConfig(batch=128, learning_rate=5e-4, discount=0.97, target_every=100, epsilon_updates=1_000)
     agent = DQN.create(Spaces.of(env), config, KEY)
-    result = off_policy(agent, env, 20_000, learning_starts=1_000, train_every=16, update_ratio=0.5, progress=False)
+    result = off_policy(agent, env, 10_000, learning_starts=1_000, train_every=16, update_ratio=0.5, progress=False)
     assert evaluate(agent, cartpole(), 16).returns.mean() < 30  # as random actions
     assert evaluate(result.agent, cartpole(), 16).returns.mean() > 100

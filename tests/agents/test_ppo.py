@@ -118,7 +118,9 @@ def test_any_observation_that_an_encoder_reads(observation):
     batch = jax.tree.map(lambda *x: np.stack(x), *[observation.sample() for _ in range(2)])
     action, _ = eqx.filter_jit(agent.act)(batch, jax.random.key(2))
     assert ((action >= 5) & (action < 8)).all()
-    changed, metrics = eqx.filter_jit(agent.update)(rollout_of(observation, agent.spaces.action, 8, 2), jax.random.key(1))
+    changed, metrics = eqx.filter_jit(agent.update)(
+        rollout_of(observation, agent.spaces.action, 8, 2), jax.random.key(1)
+    )
     assert all(np.isfinite(v) for v in metrics.values())
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), agent.network.actor, changed.network.actor)
     assert any(jax.tree.leaves(moved))

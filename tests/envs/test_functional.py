@@ -185,7 +185,7 @@ def test_format_is_that_of_gymnasiums_own_vector_environment():
 def test_mistakes_are_explained():
     with pytest.raises(OffroadError, match="reset first"):
         counters().step(ACTION)
-    with pytest.raises(OffroadError, match="2 seeds; expected 3"):
+    with pytest.raises(OffroadError, match="2 seeds; expected one for each of 3"):
         counters().reset(seed=[1, 2])
     with pytest.raises(OffroadError, match="all True in the first reset"):
         counters().reset(options={"reset_mask": np.array([True, False, True])})

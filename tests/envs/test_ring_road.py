@@ -153,7 +153,7 @@ def test_a_collision_ends_the_episode_with_no_reward():
 def test_controllers():
     """At 260 m humans average 3.3 m/s and uniform flow 4.8; what dissolves the jam is known from Stern et al."""
     lengths, ring, speeds = np.full(4, 260.0), RingRoad(), {}
-    for controller in (PISaturation(), FollowerStopper(desired=4.15), Human(), ACC(), ConstantSpeed(desired=4.0)):
+    for controller in (PISaturation(), FollowerStopper(desired=4.15), Human(), ACC()):
         trajectory = simulate(ring, controller, lengths, KEY, 300.0)
         assert trajectory.closest.min() > 1.0
         assert np.abs(trajectory.action).max() <= 1.0
@@ -179,11 +179,16 @@ def test_follower_stoppers_bands():
     np.testing.assert_allclose(action[:, 0] * 100 + 3, [0.0, 1.5, 3.5, 4.0], atol=1e-3)
 
 
+def test_constant_speed():
+    action, _ = ConstantSpeed(desired=4.0)(jnp.array([[3.8 / 15, -0.2, 0.1], [9 / 15, 0.0, 0.1]]), ())
+    np.testing.assert_allclose(action, [[0.4], [-1.0]], atol=1e-5)
+
+
 def test_automation_can_be_switched_on_later():
     ring = RingRoad()
     late = simulate(ring, FollowerStopper(desired=4.15), np.full(2, 260.0), KEY, 300.0, engage=100.0)
     human = simulate(ring, None, np.full(2, 260.0), KEY, 300.0)
-    np.testing.assert_array_equal(late.between(0, 100).speed, human.between(0, 100).speed)
+    np.testing.assert_array_equal(late.between(0.0, 100.0).speed, human.between(0.0, 100.0).speed)
     assert late.between(280.0).speed.std(2).mean() < 0.5 * human.between(280.0).speed.std(2).mean()
 
 

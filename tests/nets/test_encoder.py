@@ -65,7 +65,7 @@ def test_image_encoder_equals_equinox_layers_on_scaled_pixels():
 def test_all_parameters_of_an_image_encoder_receive_gradients():
     encoder = Flat(SMALL).build(spaces.Box(0, 255, (12, 12, 3), np.uint8), KEY)
     x = jnp.asarray(np.random.default_rng(0).integers(0, 255, (8, 12, 12, 3), np.uint8))
-    grads = eqx.filter_grad(lambda e: jnp.sum(e(x) ** 2))(encoder)
+    grads = eqx.filter_jit(eqx.filter_grad(lambda e: jnp.sum(e(x) ** 2)))(encoder)
     leaves = jax.tree.leaves(grads)
     assert len(leaves) == 6
     assert all(jnp.any(g != 0) for g in leaves)

@@ -7,6 +7,7 @@ from gymnasium import spaces
 from offroad.nets.normalise import ObservationNorm, ReturnNorm, RunningMoments
 
 RNG = np.random.default_rng(0)
+update = jax.jit(lambda moments, batch: moments.update(batch))
 
 
 def close(a: RunningMoments, mean, var, count, rtol=1e-5):
@@ -20,10 +21,10 @@ def test_moments_of_all_data_in_any_order_and_batching(offset):
     data = (offset + RNG.normal(size=(60, 4)) * [0.1, 1, 3, 10]).astype(np.float32)
     exact = data.astype(np.float64)
     for order in (np.arange(60), RNG.permutation(60)):
-        for cuts in ([], [1, 7, 8, 40], [30]):
+        for cuts in ([], [20, 40], [30]):
             moments = RunningMoments.create((4,))
             for part in np.split(data[order], cuts):
-                moments = moments.update(jnp.asarray(part))
+                moments = update(moments, jnp.asarray(part))
             close(moments, exact.mean(0), exact.var(0), 60, rtol=1e-5 if offset == 0 else 2e-2)
 
 

@@ -67,6 +67,8 @@ class RingRoad(FuncEnv):
         max_acceleration: bound of the action, m/s^2.
         delay: decisions by which observations arrive late.
         warmup: seconds for which everybody drives as a human before an episode starts.
+        privileged: observe `{"view": the above, "ring": length / 270, mean and standard deviation of all speeds / 15}`,
+            for critics: no car can measure what `ring` holds.
         pool: how many rings to warm up; episodes start from one of them, drawn at random, with any car automated.
     """
 
@@ -87,6 +89,7 @@ class RingRoad(FuncEnv):
         action_weight: float = 4.0,
         warmup: float = 75.0,
         pool: int = 1024,
+        privileged: bool = False,
     ):
         super().__init__()
         shortest, longest = length if isinstance(length, tuple | list) else (length, length)
@@ -113,7 +116,10 @@ class RingRoad(FuncEnv):
         self.warmup, self.pool_size = warmup, pool
         self.automated = tuple(k * num_vehicles // num_automated for k in range(num_automated))
         self.is_automated = np.isin(np.arange(num_vehicles), self.automated)
-        self.observation_space = spaces.Box(-np.inf, np.inf, (3 * num_automated,), np.float32)
+        view = spaces.Box(-np.inf, np.inf, (3 * num_automated,), np.float32)
+        ring = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.observation_space = spaces.Dict({"view": view, "ring": ring}) if privileged else view
+        self.privileged = privileged
         self.action_space = spaces.Box(-max_acceleration, max_acceleration, (num_automated,), np.float32)
 
     # Gymnasium's functional interface
@@ -143,8 +149,12 @@ class RingRoad(FuncEnv):
         """One decision: `sim_steps` steps of the simulator under one acceleration, clipped to its bounds."""
         return self.drive(state, action, rng, jnp.array(True))
 
-    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Float[Array, "seen"]:
-        return state.seen[-1].reshape(-1)
+    def observation(self, state: RingState, rng: PRNGKeyArray, params: None = None) -> Any:
+        view = state.seen[-1].reshape(-1)
+        if not self.privileged:
+            return view
+        ring = [state.length / DISTANCE_SCALE, state.speed.mean() / SPEED_SCALE, state.speed.std() / SPEED_SCALE]
+        return {"view": view, "ring": jnp.stack(ring)}
 
     def reward(
         self,

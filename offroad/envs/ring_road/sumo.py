@@ -80,7 +80,8 @@ class SumoEnv(gym.Env):
         )
         self.action, self.reward, self.sim_steps, self.warmup = action, reward, sim_steps, warmup
         self.observation_space = spaces.Box(-np.inf, np.inf, (3 * num_controlled,), np.float32)
-        self.action_space = spaces.Box(-bound if action == "accel" else 0.0, bound, (num_controlled,), np.float32)
+        self.lowest, self.highest = -bound if action == "accel" else 0.0, bound
+        self.action_space = spaces.Box(self.lowest, self.highest, (num_controlled,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
@@ -90,7 +91,7 @@ class SumoEnv(gym.Env):
     def step(self, action: Float[np.ndarray, "controlled"]):
         if _running is not self:
             raise OffroadError("this SUMO environment is not running; call reset first")
-        action = np.clip(np.asarray(action, np.float64), self.action_space.low, self.action_space.high)
+        action = np.clip(np.asarray(action, np.float64), self.lowest, self.highest)
         vehicles, collided = self.sumo.vehicle, False
         for _ in range(self.sim_steps):
             present = set(vehicles.getIDList())
