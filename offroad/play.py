@@ -67,8 +67,8 @@ def _draw(env: gym.Env, name: str) -> Any:
         return env.render()
     except Exception as error:  # every graphics library has errors of its own
         raise OffroadError(
-            f"environment {name!r} cannot be drawn here ({type(error).__name__}: {str(error).strip()}); it needs its drawing "
-            "library and OpenGL: on a machine without a display install libegl1 or libosmesa6 and set MUJOCO_GL=egl or osmesa"
+            f"environment {name!r} cannot be drawn here ({type(error).__name__}: {str(error).strip()}); it needs its "
+            "drawing library and OpenGL: without a display, install libegl1 and set MUJOCO_GL=egl"
         ) from error
 
 

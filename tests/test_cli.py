@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_exporting(run, capsys):
     walk = "from policy import Policy; print([int(Policy()([x / 5])) for x in range(5)])"
     command = [sys.executable, "-c", walk]
     assert subprocess.check_output(command, cwd=written[0].parent, text=True) == "[1, 1, 1, 1, 1]\n"
+
+
+def test_reporting(run, tmp_path, capsys):
+    assert cli.main(["report", str(run)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == run / "report.html"
+    assert "Corridor-v0" in page.read_text()
+    other = shutil.copytree(run, tmp_path / "other")
+    assert cli.main(["report", str(run), str(other), "--out", str(tmp_path / "both.html")]) == 0
+    assert (tmp_path / "both.html").exists()
 
 
 MISTAKES = {

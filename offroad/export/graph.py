@@ -97,7 +97,7 @@ def _name(path: Any, whole: str) -> str:
     return (inner if whole == "observation" else f"{whole}.{inner}") if path else whole
 
 
-# --- from JAX's trace to a few primitives --------------------------------------------------------------------------------
+# --- from JAX's trace to a few primitives ----------------------------------------------------------------------------
 
 CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
 CALLS |= {"custom_vjp_call": "call_jaxpr", "custom_vjp_call_jaxpr": "fun_jaxpr"}

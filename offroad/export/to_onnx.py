@@ -19,8 +19,11 @@ REDUCTIONS = {"reduce_sum": "ReduceSum", "reduce_max": "ReduceMax", "reduce_min"
 
 
 def to_onnx(graph: Graph, about: str = "A policy") -> Any:
-    """An `onnx.ModelProto`. Its inputs are `observation`, or the parts of a Dict by name, and `memory` if the policy has one;
-    its outputs `action` and `next_memory`. The first axis of all of them is a batch of any size."""
+    """An `onnx.ModelProto`.
+
+    Its inputs are `observation`, or the parts of a Dict by name, and `memory` if the policy has one, which is zero at
+    the start of an episode; its outputs are `action` and `next_memory`. The first axis of all is a batch of any size.
+    """
     try:
         from onnx import helper
     except ImportError:

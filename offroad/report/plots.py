@@ -1,4 +1,4 @@
-"""Pictures in one calm style: Matplotlib's object interface only, so that importing or drawing changes no global state."""
+"""Pictures in one calm style: Matplotlib's object interface only, so that drawing changes no global state."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def learning_curves(
     path: Path,
     curves: Curves,
     ylabel: str,
-    references: Mapping[str, float] | None = None,
+    references: Mapping[str, float | int] | None = None,
     size: tuple[float, float] = (7.2, 3.8),
 ) -> Path:
     """The IQM over seeds against environment steps, with its 95 % interval; `references` are dashed lines."""
@@ -52,7 +52,7 @@ def learning_curves(
 
 
 def dots(
-    path: Path, arms: Mapping[str, list[float]], xlabel: str, references: Mapping[str, float] | None = None
+    path: Path, arms: Mapping[str, list[float]], xlabel: str, references: Mapping[str, float | int] | None = None
 ) -> Path:
     """One row per arm: every seed as a faint dot, the IQM as a strong one with its 95 % interval as a bar."""
     fig, ax = _canvas((7.2, 1.1 + 0.42 * len(arms)))
@@ -80,10 +80,10 @@ def space_time(
     path: Path,
     position: Float[ndarray, "T cars"],
     speed: Float[ndarray, "T cars"],
-    length: float,
-    dt: float,
+    length: float | int,
+    dt: float | int,
     highlight: int | None = None,
-    switched_on: float | None = None,
+    switched_on: float | int | None = None,
 ) -> Path:
     """Every car's way along a ring road of `length` m, coloured by speed in m/s; rows are `dt` seconds apart.
 

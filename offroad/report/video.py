@@ -3,7 +3,9 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import numpy as np
@@ -22,7 +24,7 @@ INK, SOFT, ROAD, TRACE = "#1d2126", "#5d6670", "#EEF0F2", "#8E98A3"
 SCALE = 2  # drawn at twice the size, then averaged down: smooth edges
 
 
-def write(path: Path, frames: Iterable[Frame], fps: float, limit_mb: float = 2.0) -> Path:
+def write(path: Path, frames: Iterable[Frame], fps: float | int, limit_mb: float | int = 2.0) -> Path:
     """Writes a GIF or an MP4 by its suffix. A GIF gives up frames, size and colours, in turn, until it fits the limit.
 
     Raises:
@@ -68,7 +70,7 @@ class Ring:
     title: str
     position: Float[ndarray, "T cars"]
     speed: Float[ndarray, "T cars"]
-    length: float
+    length: float | int
     on: Bool[ndarray, " T"]
     automated: int | None = 0
 
@@ -76,11 +78,11 @@ class Ring:
 def ring_animation(
     path: Path,
     rings: Sequence[Ring],
-    dt: float,
-    seconds: float = 12.0,
-    fps: float = 10.0,
-    limit_mb: float = 2.0,
-    car_length: float = 5.0,
+    dt: float | int,
+    seconds: float | int = 12.0,
+    fps: float | int = 10.0,
+    limit_mb: float | int = 2.0,
+    car_length: float | int = 5.0,
 ) -> Path:
     """One ring, or several side by side over the same time, squeezed into a video of `seconds`.
 
@@ -88,7 +90,7 @@ def ring_animation(
     automated vehicle was off or on. `dt` is the time between rows, in seconds.
     """
     steps = min(len(r.position) for r in rings)
-    rows = np.linspace(0, steps - 1, max(2, round(seconds * fps))).astype(int)
+    rows = np.linspace(0, steps - 1, max(2, round(seconds * fps))).astype(int).tolist()
     top = float(np.ceil(max(r.speed.max() for r in rings)))
     panels = [_Panel(r, i * _Panel.width, steps, dt, top, car_length) for i, r in enumerate(rings)]
     background = Image.new("RGB", (_Panel.width * len(rings) * SCALE, _Panel.height * SCALE), "white")
@@ -114,7 +116,7 @@ class _Panel:
     radius, centre = 138, 190
     plot_top, plot_bottom, margin = 372, 428, 34
 
-    def __init__(self, ring: Ring, left: int, steps: int, dt: float, top: float, car_length: float):
+    def __init__(self, ring: Ring, left: int, steps: int, dt: float | int, top: float | int, car_length: float | int):
         self.ring, self.left, self.steps, self.dt, self.top = ring, left, steps, dt, top
         self.car = car_length * 2 * np.pi * self.radius / ring.length
 
@@ -143,7 +145,7 @@ class _Panel:
         # The on/off marker: a bar in the colour of what drives the automated car.
         on = self.ring.on[: self.steps]
         edges = [0, *(np.flatnonzero(np.diff(on)) + 1), self.steps - 1]
-        for start, end in zip(edges[:-1], edges[1:]):
+        for start, end in pairwise(edges):
             left, right = self._time_x(start), self._time_x(end)
             colour = ROLES["Automated"] if on[start] else ROLES["AV off"]
             draw.rectangle(_scaled([left, self.plot_bottom + 8, right, self.plot_bottom + 21]), fill=colour)
@@ -180,15 +182,23 @@ class _Panel:
         ahead = None if self.ring.automated is None else (self.ring.automated + 1) % self.ring.position.shape[1]
         return ROLES["Observed"] if car == ahead and self.ring.on[row] else ROLES["Unobserved"]
 
-    def _time_x(self, row: float) -> float:
+    def _time_x(self, row: Any) -> Any:
         return self.left + self.margin + (self.width - 2 * self.margin) * row / (self.steps - 1)
 
-    def _speed_y(self, speed: Float[ndarray, "..."] | float) -> ndarray:
+    def _speed_y(self, speed: Any) -> Any:
         return self.plot_bottom - (self.plot_bottom - self.plot_top) * np.asarray(speed) / self.top
 
 
-def _car(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, lap: float, length: float, colour: str) -> None:
-    """A car with its front at `lap` (a share of the ring), driving clockwise: a body that follows the bend, a slim nose."""
+def _car(
+    draw: ImageDraw.ImageDraw,
+    x: float | int,
+    y: float | int,
+    radius: float | int,
+    lap: float | int,
+    length: float | int,
+    colour: str,
+) -> None:
+    """A car with its front at `lap` (a share of the ring), driving clockwise; its body follows the bend."""
     along = np.array([0.0, 0.1, 0.3, 0.75, 0.95, 1.0])  # rear to front
     half = np.array([3.4, 4.6, 5.0, 5.0, 3.6, 2.4])
     angle = 2 * np.pi * lap - np.pi / 2 - (1 - along) * length / radius
@@ -199,7 +209,7 @@ def _car(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, lap: floa
     draw.polygon(_points([*sides[0].tolist(), *sides[1][::-1].tolist()]), fill=colour)
 
 
-def _legend(draw: ImageDraw.ImageDraw, width: int, y: float) -> None:
+def _legend(draw: ImageDraw.ImageDraw, width: int, y: float | int) -> None:
     step = 84
     left = (width - step * len(ROLES)) / 2
     for i, (role, colour) in enumerate(ROLES.items()):
@@ -212,7 +222,7 @@ _FONTS: dict[tuple[int, bool], ImageFont.FreeTypeFont] = {}
 
 
 def _text(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float | ndarray], text: str, size: int, colour: str, anchor: str = "mm",
+    draw: ImageDraw.ImageDraw, at: tuple[Any, Any], text: str, size: int, colour: str, anchor: str = "mm",
     bold: bool = False,
 ) -> None:  # fmt: skip
     if (size, bold) not in _FONTS:
@@ -224,15 +234,15 @@ def _text(
     draw.text((at[0] * SCALE, float(at[1]) * SCALE), text, colour, _FONTS[size, bold], anchor)
 
 
-def _scaled(values: Sequence[float]) -> list[float]:
+def _scaled(values: Sequence[Any]) -> list[float]:
     return [float(v) * SCALE for v in values]
 
 
-def _points(points: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+def _points(points: Sequence[Sequence[Any]]) -> list[tuple[float, float]]:
     return [(float(x) * SCALE, float(y) * SCALE) for x, y in points]
 
 
-def _gif(pictures: list[Image.Image], scale: float, colours: int, fps: float) -> bytes:
+def _gif(pictures: list[Image.Image], scale: float | int, colours: int, fps: float | int) -> bytes:
     """One palette for all frames (taken from a few of them): no flicker, and unchanged pixels cost nothing."""
     size = (round(pictures[0].width * scale), round(pictures[0].height * scale))
     if scale != 1:

@@ -19,6 +19,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -68,7 +69,7 @@ class Budget:
     """What a profile may spend. A study subclasses it with its own numbers (steps, environments, ...)."""
 
     seeds: int
-    minutes: float  # on two cores; the first estimate of the time left
+    minutes: float | int  # on two cores; the first estimate of the time left
 
 
 class NotRun(Exception):
@@ -115,7 +116,7 @@ class Results:
         with np.load(path, allow_pickle=False) as arrays:
             return dict(arrays)
 
-    def claim(self, claim: str, required: str, measure: Callable[[], tuple[str | float, bool]]) -> Claim:
+    def claim(self, claim: str, required: str, measure: Callable[[], tuple[Any, bool]]) -> Claim:
         """Evaluates one claim: `measure` returns what was measured and whether it is enough."""
         try:
             measured, holds = measure()
@@ -131,7 +132,7 @@ class Results:
         return _write_json(self.folder / "results.json", value)
 
 
-Arm = Callable[[list[int], Any, "Context"], Mapping[str, Sequence[float]]]
+Arm = Callable[[list[int], Any, "Context"], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,29 +156,28 @@ class Study:
     shares: Mapping[str, float] = field(default_factory=dict)  # relative cost of an arm, 1 where not named
 
 
-def at_least(value: float, bound: float) -> tuple[float, bool]:
+def at_least(value: float, bound: float | int) -> tuple[float, bool]:
     """For `Results.claim`: NaN never holds."""
     return value, value >= bound
 
 
-def at_most(value: float, bound: float) -> tuple[float, bool]:
+def at_most(value: float, bound: float | int) -> tuple[float, bool]:
     """For `Results.claim`: NaN never holds."""
     return value, value <= bound
 
 
 class Context:
-    """What an arm may use besides its seeds and budget.
+    """What an arm may use besides its seeds and budget; `folder` is its own, for run folders and checkpoints."""
 
-    `folder` is its own scratch folder (for run folders and checkpoints), kept beside the results.
-    """
-
-    def __init__(self, out: Path, arm: str, shared: dict[str, Any], report: Callable[[str, float | None], None]):
+    def __init__(self, out: Path, arm: str, shared: dict[str, Any], report: Callable[..., None]):
         self.folder = out / "artefacts" / arm
         self.folder.mkdir(parents=True, exist_ok=True)
+        for old in self.folder.glob("*.npz"):  # of an earlier run into the same folder
+            old.unlink()
         self._shared = shared
         self._report = report
 
-    def progress(self, message: str, fraction: float | None = None) -> None:
+    def progress(self, message: str, fraction: float | int | None = None) -> None:
         """Says how far the arm is; `fraction` of its work in [0, 1] sharpens the estimate of the time left."""
         self._report(message, fraction)
 
@@ -231,12 +231,11 @@ def reproduce(
             metrics = study.arms[arm](seed_list, budget, Context(folder, arm, shared, progress.say))
             checked = _checked(arm, metrics, len(seed_list))
         except Exception as error:
-            _finish(study, results)
+            with suppress(Exception):  # a verdict that trips over what is missing must not hide this error
+                _finish(study, results)
             reason = str(error) if isinstance(error, OffroadError) else f"{type(error).__name__}: {error}"
-            kept = (
-                f"the results of {', '.join(results.arms)} are kept in {folder}" if results.arms else "none before it"
-            )
-            raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}; {kept}") from error
+            kept = f"; {folder} keeps the results of {', '.join(results.arms)}" if results.arms else ""
+            raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}{kept}") from error
         results.arms[arm] = {"seeds": seed_list, "metrics": checked}
         results.wall_s = round(time.monotonic() - start, 3)
         results.save()
@@ -245,7 +244,7 @@ def reproduce(
     return results
 
 
-def _checked(arm: str, metrics: Mapping[str, Sequence[float]], seeds: int) -> Metrics:
+def _checked(arm: str, metrics: Mapping[str, Any], seeds: int) -> Metrics:
     """The arm's metrics as plain numbers; raises `OffroadError` where a metric has not one number per seed."""
     checked = {}
     for name, values in metrics.items():
@@ -334,7 +333,7 @@ class _Progress:
         self._fraction, self._spoke = 0.0, -np.inf
         self.say("done")
 
-    def say(self, message: str, fraction: float | None = None) -> None:
+    def say(self, message: str, fraction: float | int | None = None) -> None:
         """At most one line in two seconds within an arm."""
         self._fraction = self._fraction if fraction is None else min(max(fraction, 0.0), 1.0)
         now = time.monotonic()

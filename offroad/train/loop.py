@@ -1,10 +1,12 @@
 """What all training loops share: progress, logging, evaluation, checkpoints, signals and the guard against NaN."""
 
+import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +18,7 @@ from gymnasium.vector import VectorEnv
 
 from offroad.agents.agent import Agent, stacked
 from offroad.data import config as configuration
+from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 from offroad.train import checkpoint
 from offroad.train.checkpoint import Saved
@@ -229,9 +232,9 @@ def _save(run: Run, loop: Loop) -> None:
 
 
 def _require_finite(metrics: Metrics, step: int, run: Run | None) -> None:
-    for name, value in metrics.items():
-        if not np.isfinite(np.asarray(value)).all():
-            raise OffroadError(f"{name!r} became NaN or infinite before step {step}; {_mend(run)}")
+    bad = [repr(name) for name, value in metrics.items() if not np.isfinite(np.asarray(value)).all()]
+    if bad:
+        raise OffroadError(f"{', '.join(bad)} became NaN or infinite before step {step}; {_mend(run)}")
 
 
 def _mend(run: Run | None) -> str:
@@ -271,11 +274,20 @@ def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[in
         "agent": type(agent).__name__.lower(),
         "agent_config": configuration.to_json(agent.config),
         "spaces": agent.spaces.to_json(),
-        "env": {"id": name_of(env), "kwargs": dict(spec.kwargs) if spec else {}},
+        "env": {"id": name_of(env), "kwargs": _as_json(spec.kwargs) if spec else {}},
         "num_envs": env.num_envs,
         "seed": seed if isinstance(seed, int) else list(seed),
         **options,
     }
+
+
+def _as_json(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that an environment was made with; what JSON does not know, such as a class, by its name."""
+
+    def named(value: Any) -> Any:
+        return value.value if isinstance(value, Enum) else getattr(value, "__qualname__", type(value).__qualname__)
+
+    return json.loads(json.dumps(strict(options), default=named))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -240,8 +241,8 @@ class _JaxLoop(Seeds):
     def state(self) -> dict[str, Any]:
         filled = min(self.step, self._replay.ring.reward.shape[1])  # the rest of the ring is zeros
         ring = jax.tree.map(lambda x: x[:, :filled], self._replay.ring)
-        replay = JaxReplay(ring, self._replay.added)
-        return {"agent": self.agents, "envs": self._state, "replay": replay, "filled": filled, "keys": self.keys}
+        replay = {"filled": filled, "added": self._replay.added, "ring": ring}
+        return {"agent": self.agents, "envs": self._state, "keys": self.keys, **replay}
 
     def restore(self, saved: Saved) -> bool:
         state, empty = jax.eval_shape(self._start, self.agents, self.keys)
@@ -250,18 +251,15 @@ class _JaxLoop(Seeds):
         def part(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((x.shape[0], min(filled, capacity), *x.shape[2:]), x.dtype)
 
-        stored = saved.restore("replay", JaxReplay(jax.tree.map(part, empty.ring), empty.added))
-
         def widen(x: jax.Array) -> jax.Array:
             return jnp.pad(x, [(0, 0), (0, capacity - filled)] + [(0, 0)] * (x.ndim - 2))
 
-        replay = JaxReplay(jax.tree.map(widen, stored.ring), stored.added)
-        self._place(
-            saved.restore("agent", self.agents),
-            saved.restore("envs", state),
-            replay,
-            saved.restore("keys", self.keys),
+        ring = jax.tree.map(widen, saved.restore("ring", jax.tree.map(part, empty.ring)))
+        replay = eqx.tree_at(
+            lambda replay: (replay.ring, replay.added), empty, (ring, saved.restore("added", empty.added))
         )
+        agents, keys = saved.restore("agent", self.agents), saved.restore("keys", self.keys)
+        self._place(agents, saved.restore("envs", state), replay, keys)
         return True
 
     def _place(self, agents: Agent, state: Any, replay: JaxReplay, keys: jax.Array) -> None:

@@ -43,8 +43,8 @@ def template(config: dict[str, Any]) -> Agent:
     name = config["agent"]
     if name not in AGENTS:
         raise OffroadError(
-            f"the run's agent is a {name!r}, which its configuration alone does not rebuild (only {', '.join(AGENTS)}); "
-            "create one as before training and pass it as load_agent(..., like=agent)"
+            f"the run's agent {name!r} is not rebuilt from its configuration alone (as are {', '.join(AGENTS)}); "
+            "create it as before training and pass it as load_agent(..., like=agent)"
         )
     kind, options = AGENTS[name]
     spaces = Spaces.from_json(config["spaces"])

@@ -155,7 +155,7 @@ def test_random_actions_fill_the_space():
 
 
 def test_the_compiled_collector_keeps_final_observations_and_counts_episodes():
-    env = jax_envs.point(3)  # truncated after 20 steps
+    env = jax_envs.point(4)  # truncated after 20 steps
     agent, collector = ppo(env), JaxCollector(env)
 
     def collect(agent, key):
@@ -173,10 +173,10 @@ def test_the_compiled_collector_keeps_final_observations_and_counts_episodes():
     goes_on = ~steps.truncated[:-1]
     np.testing.assert_array_equal(steps.observation[1:][goes_on], steps.next_observation[:-1][goes_on])
     assert (steps.observation[1:][~goes_on] != steps.next_observation[:-1][~goes_on]).all()
-    assert metrics["episode/count"] == 6
+    assert metrics["episode/count"] == 8
     assert metrics["episode/length"] == 20
-    np.testing.assert_allclose(metrics["episode/return"], steps.reward[:40].sum() / 6, rtol=1e-5)
-    assert np.asarray(state.length).tolist() == [5, 5, 5]
+    np.testing.assert_allclose(metrics["episode/return"], steps.reward[:40].sum() / 8, rtol=1e-5)
+    assert np.asarray(state.length).tolist() == [5] * 4
     assert metrics["nonfinite"] == 0
 
 

@@ -22,7 +22,7 @@ def test_each_environment_gives_its_share_of_episodes():
     env = steps_env({"end": 2}, {"cut": 7})
     found = evaluate(Proportional.create(Spaces.of(env), gain=0.0), env, 3)
     assert found.lengths.tolist() == [2, 2, 7, 7]  # rounded up to two each, though the first had time for many more
-    np.testing.assert_array_equal(found.returns, [1, 1, 18, 18])  # 0 + 1; 0 + 1 + 2 + 3 (the bound) five times
+    np.testing.assert_array_equal(found.returns, [1, 1, 15, 15])  # 0 + 1; 0 + 1 + 2, then the bound 3 four times
     assert found.metrics() == {"eval/return": 9.5, "eval/length": 4.5}
 
 

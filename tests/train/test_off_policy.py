@@ -5,6 +5,7 @@ from tiny import cheetah, leaves, sac, same, train_sac
 
 from offroad import train
 from offroad.data.replay import Replay
+from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train import off_policy
 
@@ -48,12 +49,10 @@ def test_a_large_phase_of_updates_is_the_same_in_pieces(monkeypatch):
 
 def test_unusable_settings_are_named():
     env = jax_envs.point(4)
-    with pytest.raises(OffroadError, match="update_ratio 0.01 gives no gradient step in 8 steps of 4 environments"):
+    with pytest.raises(OffroadError, match=r"update_ratio 0.01 gives no gradient step in 8 steps of 4 environments"):
         train_sac(env, 100, update_ratio=0.01)
     replay = Replay(10)
     one = np.zeros(1, np.float32)
-    from offroad.data.transitions import Transition
-
     replay.add(Transition(one[:, None], one[:, None], one, one[:, None], one > 0, one > 0))
     with pytest.raises(OffroadError, match="start from an empty replay"):
         train_sac(env, 100, replay=replay)

@@ -1,3 +1,4 @@
+import gymnasium as gym
 import jax
 import jax_envs
 import numpy as np
@@ -53,8 +54,6 @@ def test_everything_compiles_once():
 
 
 def test_fake_steps_do_not_count():
-    import gymnasium as gym
-
     env = gym.make_vec("CartPole-v1", 4, vectorization_mode="sync")  # NEXT_STEP
     result = train_ppo(env, 64)
     ended = sum(line["episode/count"] for line in result.history)

@@ -1,0 +1,194 @@
+import io
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from offroad import studies
+from offroad.errors import OffroadError
+from offroad.report import plots
+from offroad.studies import study as protocol
+from offroad.studies.study import Claim, Figure, Published, Study, at_least, reproduce
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(protocol.Budget):
+    throws: int
+
+
+def coin(seeds, budget, context):
+    """A fair coin.
+
+    Not shown in the report.
+    """
+    context.once("tables", lambda: calls.append("made"))
+    rng = [np.random.default_rng(s) for s in seeds]
+    heads = [r.random(budget.throws).round() for r in rng]
+    context.progress("thrown", 0.5)
+    context.keep("heads", heads=np.array(heads))
+    return {"heads": [h.mean() for h in heads]}
+
+
+def loaded(seeds, budget, context):
+    """A loaded coin."""
+    context.once("tables", lambda: calls.append("made"))
+    return {"heads": np.full(len(seeds), 0.9), "diverged": [np.nan] * len(seeds)}
+
+
+def crash(seeds, budget, context):
+    raise ValueError("the coin rolled away")
+
+
+def verdict(r):
+    return [
+        r.claim("A fair coin is fair", "at least 0.4", lambda: at_least(r.iqm("coin", "heads"), 0.4)),
+        r.claim(
+            "A loaded coin wins", "by 0.9", lambda: at_least(r.iqm("loaded", "heads") - r.iqm("coin", "heads"), 0.9)
+        ),
+    ]
+
+
+def picture(results, folder):
+    heads = results.artefact("coin", "heads")["heads"]
+    scores = {a: results.values(a, "heads") for a in results.arms}
+    assert heads.shape[1] == results.config["throws"]
+    return Figure("Heads", plots.dots(folder / "heads.png", scores, "share of heads"), "Each dot is a seed.")
+
+
+calls: list[str] = []
+COINS = Study(
+    name="coins",
+    title="Coins",
+    claim="Coins are fair. Loaded ones are not.",
+    source="Folklore, https://example.org",
+    published=(Published("heads", 0.5, "", "folklore"),),
+    arms={"coin": coin, "loaded": loaded},
+    profiles={"quick": Budget(seeds=4, minutes=0.1, throws=50)},
+    verdict=verdict,
+    figures=(picture,),
+)
+
+
+def run(study, out, **options):
+    calls.clear()
+    file = io.StringIO()
+    results = reproduce(study, out=out, console=Console(file=file, width=200), **options)
+    return results, file.getvalue().splitlines()
+
+
+def strict(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def test_results_have_the_agreed_shape(tmp_path):
+    _, lines = run(COINS, tmp_path)
+    saved = strict(tmp_path / "results.json")
+    fields = "study profile arms claims published config commit machine wall_s"
+    assert set(saved) == set(fields.split())
+    assert saved["arms"]["coin"]["seeds"] == [0, 1, 2, 3]
+    assert len(saved["arms"]["coin"]["metrics"]["heads"]) == 4
+    assert saved["arms"]["loaded"]["metrics"]["diverged"] == [None] * 4
+    assert [c["holds"] for c in saved["claims"]] == [True, False]
+    assert set(saved["claims"][0]) == {"claim", "measured", "required", "holds"}
+    assert saved["published"] == [{"what": "heads", "value": 0.5, "unit": "", "source": "folklore"}]
+    assert saved["config"] == {"seeds": 4, "minutes": 0.1, "throws": 50}
+    assert saved["commit"]
+    assert calls == ["made"]  # the second arm used what the first had computed
+    assert lines[-4].startswith("Coins: 1 of 2 claims hold")
+    assert lines[-3].startswith("fails: A loaded coin wins")
+    assert lines[-1] == str(tmp_path / "report.html")
+
+
+def test_report_is_one_file_with_everything(tmp_path):
+    run(COINS, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    for expected in (
+        "A loaded coin wins",
+        "✓",
+        "✗",
+        "A fair coin.",
+        "folklore",
+        "data:image/png",
+        "Each dot is a seed.",
+    ):
+        assert expected in text
+    assert "Not shown" not in text
+    assert "<script" not in text
+    assert 'href="' not in text
+    assert 'src="http' not in text
+
+
+def test_same_seeds_same_results(tmp_path):
+    first, _ = run(COINS, tmp_path / "a")
+    second, _ = run(COINS, tmp_path / "b")
+    assert first["coin"] == second["coin"]
+    fewer, _ = run(COINS, tmp_path / "c", seeds=2)
+    assert fewer["coin"]["heads"] == first["coin"]["heads"][:2]
+
+
+def test_a_partial_run_leaves_the_other_claims_open(tmp_path):
+    results, lines = run(COINS, tmp_path, arms=["loaded"])
+    assert list(results.arms) == ["loaded"]
+    assert [c.holds for c in results.claims] == [None, None]
+    assert "the arm 'coin' was not run" in str(results.claims[0].measured)
+    assert "0 of 0 claims hold, 2 not evaluated" in lines[-4]
+    assert "Not evaluated" in (tmp_path / "report.html").read_text()
+    assert not list((tmp_path / "figures").iterdir())
+
+
+def test_a_verdict_that_asks_outside_a_claim_is_open_too(tmp_path):
+    hasty = replace(COINS, verdict=lambda r: [Claim("fair", r.iqm("coin", "heads"), "0.5", True)])
+    assert run(hasty, tmp_path, arms=["loaded"])[0].claims[0].holds is None
+
+
+def test_a_crash_keeps_the_finished_arms(tmp_path):
+    broken = replace(COINS, arms={"coin": coin, "loaded": crash})
+    with pytest.raises(
+        OffroadError, match="'loaded' of the study 'coins' failed: ValueError: the coin rolled away"
+    ) as e:
+        run(broken, tmp_path)
+    assert isinstance(e.value.__cause__, ValueError)
+    saved = strict(tmp_path / "results.json")
+    assert list(saved["arms"]) == ["coin"]
+    assert [c["holds"] for c in saved["claims"]] == [True, None]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_a_figure_that_crashes_costs_only_itself(tmp_path):
+    def bad(results, folder):
+        raise ValueError("no ink")
+
+    _, lines = run(replace(COINS, figures=(bad, picture)), tmp_path)
+    assert "figure bad failed: ValueError: no ink" in lines
+    assert "Each dot is a seed." in (tmp_path / "report.html").read_text()
+
+
+def test_figures_never_see_arrays_of_an_earlier_run(tmp_path):
+    run(COINS, tmp_path)
+    forgetful = replace(COINS, arms={"coin": loaded})
+    results, _ = run(forgetful, tmp_path)
+    with pytest.raises(protocol.NotRun):
+        results.artefact("coin", "heads")
+
+
+def test_user_mistakes_are_named(tmp_path):
+    with pytest.raises(OffroadError, match=r"unknown profile .* 'quik'; did you mean 'quick'"):
+        run(COINS, tmp_path, profile="quik")
+    with pytest.raises(OffroadError, match=r"unknown arm .* 'lodaed'; did you mean 'loaded'"):
+        run(COINS, tmp_path, arms=["lodaed"])
+    with pytest.raises(OffroadError, match="seeds is 0"):
+        run(COINS, tmp_path, seeds=0)
+    short = replace(COINS, arms={"coin": lambda seeds, budget, context: {"heads": [0.5]}})
+    with pytest.raises(OffroadError, match=r"'heads' has shape \(1,\); expected one number for each of 4 seeds"):
+        run(short, tmp_path)
+    results, _ = run(COINS, tmp_path)
+    with pytest.raises(OffroadError, match=r"unknown metric .* 'haeds'; did you mean 'heads'"):
+        results.values("coin", "haeds")
+    with pytest.raises(OffroadError, match="unknown study"):
+        studies.load("trafic")
+    assert "study" not in studies.names()
