@@ -37,13 +37,14 @@ def caption(results: dict[str, Any]) -> str:
 
 
 def terminal(results: dict[str, Any]) -> Table:
-    header, rows = cells(results)
-    # Text, because rich would read the unit in "speed [m/s]" as markup.
-    table = Table(caption=Text(caption(results)), box=None, header_style="bold", caption_justify="left")
-    for i, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if i else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
+    """The claims, which fit a terminal; the scores of all arms are in the report."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("", "claim", "measured", "required"):
+        table.add_column(name)
+    for claim in results["claims"]:
+        mark = {True: "holds", False: "fails", None: "open"}[claim["holds"]]
+        # Text, because rich would read the unit in "speed [m/s]" as markup.
+        table.add_row(mark, *(Text(number(claim[part])) for part in ("claim", "measured", "required")))
     return table
 
 

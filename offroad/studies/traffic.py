@@ -166,6 +166,16 @@ def follower_stopper(seeds: list[int], budget: TrafficBudget, context: Context) 
     )
 
 
+# One speed that is safe on every ring, held gently: dissolves every jam, and is slow wherever there is room. The
+# existing solution that the residual policy starts from.
+CAUTIOUS = FollowerStopper(desired=2.5, period=4.0)
+
+
+def follower_stopper_cautious(seeds: list[int], budget: TrafficBudget, context: Context) -> Metrics:
+    """FollowerStopper at 2.5 m/s, in the setting of the learnt policies: dissolves every jam but is slow."""
+    return evaluated(RingRoad(), [CAUTIOUS] * len(seeds), seeds, budget, context)
+
+
 def follower_stopper_told(seeds: list[int], budget: TrafficBudget, context: Context) -> Metrics:
     """FollowerStopper that is told the attainable speed of each ring (privileged)."""
     told = np.repeat([uniform_flow(x) for x in LENGTHS], budget.rings).astype(np.float32)
@@ -180,12 +190,11 @@ def pi_saturation(seeds: list[int], budget: TrafficBudget, context: Context) -> 
 
 # What every learning arm shares. Chosen in preliminary runs; the noise of the evaluation was not used.
 CONFIG = PPOConfig(
-    rollout=256,
-    minibatch=8192,
-    epochs=6,
+    rollout=128,
+    minibatch=4096,
+    epochs=4,
     learning_rate=1e-3,
     discount=0.997,  # 0.5 s a decision: looks 170 s ahead, more than three laps of a wave
-    gae=0.98,
     hidden=(32, 32),
     critic_hidden=(64, 64),
     critic_only=("ring",),
@@ -200,7 +209,7 @@ def from_scratch(spaces: Spaces, key: jax.Array) -> Agent:
 
 
 def on_top_of_follower_stopper(spaces: Spaces, key: jax.Array) -> Agent:
-    return ResidualPolicy.create(spaces, CONFIG, key, learner=PPO, base=OnView(FollowerStopper(desired=4.15)))
+    return ResidualPolicy.create(spaces, CONFIG, key, learner=PPO, base=OnView(CAUTIOUS))
 
 
 def learn(make: Make, seeds: list[int], budget: TrafficBudget, context: Context, **ring: Any) -> list[Learnt]:
@@ -232,7 +241,7 @@ def ppo(seeds: list[int], budget: TrafficBudget, context: Context) -> Metrics:
 
 
 def residual(seeds: list[int], budget: TrafficBudget, context: Context) -> Metrics:
-    """RL that improves an existing solution: PPO corrects the FollowerStopper at 4.15 m/s."""
+    """RL that improves an existing solution: PPO corrects the cautious FollowerStopper."""
     policies = learn(on_top_of_follower_stopper, seeds, budget, context)
     return evaluated(RingRoad(), policies, seeds, budget, context)
 
@@ -301,7 +310,7 @@ def verdict(r: Results) -> list[Claim]:
             lambda: between(r.iqm("human", "speed of the first small wave [km/h]"), -21, -18),
         ),
         r.claim(
-            "RL is faster than PI with saturation, the best hand-written controller that is told nothing (share)",
+            "RL from three numbers is faster than PI with saturation, which remembers 38 s (share)",
             "above 0",
             lambda: above(difference(SHARE, "ppo", "pi_saturation"), 0),
         ),
@@ -311,9 +320,9 @@ def verdict(r: Results) -> list[Claim]:
             lambda: above(difference(SHARE, "ppo", "follower_stopper"), 0),
         ),
         r.claim(
-            "RL on top of the FollowerStopper improves it (share)",
+            "RL on top of the cautious FollowerStopper improves it (share)",
             "at least 0.05",
-            lambda: at_least(difference(SHARE, "residual", "follower_stopper"), 0.05),
+            lambda: at_least(difference(SHARE, "residual", "follower_stopper_cautious"), 0.05),
         ),
         r.claim(
             "Reward hacking: without the fail-safe the car tailgates, and collides once the simulator's guard is off",
@@ -352,7 +361,7 @@ def animation(r: Results, folder: Path) -> Figure:
         kept = r.artefact("ppo", name)
         on = (kept["time"] > SECONDS) & (name == "on")
         rings.append(video.Ring(title, kept["position"], kept["speed"], PICTURE, on))
-    path = video.ring_animation(folder / "ring.gif", rings, dt=0.5)
+    path = video.ring_animation(folder / "ring.gif", rings, dt=0.5, limit_mb=0.8)
     return Figure(
         "The talk's ring", path, "22 cars on 260 m, ten minutes in twelve seconds, with and without automation."
     )
@@ -415,6 +424,7 @@ STUDY = Study(
         for arm in (
             human,
             follower_stopper,
+            follower_stopper_cautious,
             follower_stopper_told,
             pi_saturation,
             ppo,
