@@ -1,8 +1,8 @@
 """PPO and SAC beside Stable-Baselines3 and SBX: same task, hyper-parameters, seeds and machine, in one go.
 
 Every contender runs in a process of its own, one at a time. Two speeds are measured: "all in", from the creation of the
-agent to the end of learning, so that compilation counts, and "steady", over the last part of the run (from a fifth of it
-on; for SAC from the first gradient steps on), which is what a long run sees. Returns are those of the final
+agent to the end of learning, so that compilation counts, and "steady", over the last part of the run (from a fifth of
+it on; for SAC from the first gradient steps on), which is what a long run sees. Returns are those of the final
 deterministic policy, over whole episodes of separate environments whose seeds training never saw; the code that
 evaluates is the same for all.
 
