@@ -74,7 +74,8 @@ def test_the_first_step_on_a_rollout_starts_from_the_policy_that_collected_it():
     box = spaces.Box(-3.0, 5.0, (2,), np.float32)
     config = dataclasses.replace(SMALL, epochs=1, minibatch=16)
     agent = PPO.create(Spaces(spaces.Box(-1, 1, (3,), np.float32), box, 2), config, jax.random.key(0))
-    _, metrics = agent.update(rollout_of(agent.spaces.observation, box, 8, 2), jax.random.key(1))
+    update = jax.jit(PPO.update)
+    _, metrics = update(agent, rollout_of(agent.spaces.observation, box, 8, 2), jax.random.key(1))
     assert metrics["clip_fraction"] == 0
     assert abs(metrics["approx_kl"]) < 1e-6
 
