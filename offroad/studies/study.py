@@ -155,7 +155,7 @@ class Study:
     profiles: Mapping[str, Budget]
     verdict: Callable[[Results], list[Claim]]
     figures: tuple[Callable[[Results, Path], Figure], ...] = ()
-    shares: Mapping[str, float] = field(default_factory=dict)  # relative cost of an arm, 1 where not named
+    shares: Mapping[str, float | int] = field(default_factory=dict)  # relative cost of an arm, 1 where not named
 
 
 def at_least(value: float, bound: float | int) -> tuple[float, bool]:
