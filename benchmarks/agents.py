@@ -1,8 +1,10 @@
 """PPO and SAC beside Stable-Baselines3 and SBX: same task, hyper-parameters, seeds and machine, in one go.
 
-Every contender runs in a process of its own, one at a time. The clock runs from the creation of the agent to the end of
-learning, so that compilation counts. Returns are those of the final deterministic policy, over whole episodes of
-separate environments whose seeds training never saw; the code that evaluates is the same for all.
+Every contender runs in a process of its own, one at a time. Two speeds are measured: "all in", from the creation of the
+agent to the end of learning, so that compilation counts, and "steady", over the last part of the run (from a fifth of
+it on; for SAC from the first gradient steps on), which is what a long run sees. Returns are those of the final
+deterministic policy, over whole episodes of separate environments whose seeds training never saw; the code that
+evaluates is the same for all.
 
     python benchmarks/agents.py --tasks Pendulum-v1 --agents SAC --steps 5000 --seeds 0 1
 """
@@ -33,10 +35,10 @@ OURS = {
 }  # the same task, batched; evaluated on Gymnasium's own like the others
 EPISODES = 10
 STEPS = {
-    ("PPO", "HalfCheetah-v5"): 300_000,
-    ("PPO", "Pendulum-v1"): 100_000,
-    ("SAC", "HalfCheetah-v5"): 50_000,
-    ("SAC", "Pendulum-v1"): 10_000,
+    ("PPO", "HalfCheetah-v5"): 100_000,
+    ("PPO", "Pendulum-v1"): 65_000,
+    ("SAC", "HalfCheetah-v5"): 10_000,
+    ("SAC", "Pendulum-v1"): 5_000,
 }
 TRIAL_STEPS = {"PPO": 32_768, "SAC": 2_048}  # after learning has started; to choose the number of threads
 
@@ -65,14 +67,15 @@ SAC = {
     "gamma": 0.99,
     "tau": 0.005,
     "replay": 1_000_000,
-    "learning_starts": {"HalfCheetah-v5": 10_000, "Pendulum-v1": 1_000},
+    "learning_starts": {"HalfCheetah-v5": 2_000, "Pendulum-v1": 1_000},
 }
 
 Policy = Callable[[np.ndarray], np.ndarray]  # [episodes, observation] -> [episodes, action]
+Ticks = list[tuple[float, int]]  # (seconds since the start, environment steps done), once for each collection
 
 
-def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, float, Policy]:
-    """This library. Returns steps, seconds and the deterministic policy."""
+def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, Ticks, Policy]:
+    """This library. Returns steps, how they went by and the deterministic policy."""
     import jax
 
     import offroad
@@ -83,7 +86,11 @@ def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, fl
 
     settings = PPO if agent == "PPO" else SAC
     env = offroad.make_vec(OURS.get(task, task), num_envs=settings["num_envs"])
-    start = time.perf_counter()
+    start, ticks = time.perf_counter(), []
+
+    def tick(metrics: dict[str, Any]) -> None:
+        ticks.append((time.perf_counter() - start, metrics["step"]))
+
     if agent == "PPO":
         config = ppo.PPOConfig(
             rollout=PPO["rollout"],
@@ -99,7 +106,7 @@ def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, fl
             max_grad_norm=PPO["max_grad_norm"],
         )
         learner = ppo.PPO.create(Spaces.of(env), config, jax.random.key(seed))
-        result = train.on_policy(learner, env, steps, seed=seed, progress=False)
+        result = train.on_policy(learner, env, steps, seed=seed, progress=False, callback=tick)
     else:
         config = sac.SACConfig(
             batch=SAC["batch"],
@@ -118,17 +125,19 @@ def train_offroad(agent: str, task: str, steps: int, seed: int) -> tuple[int, fl
             learning_starts=SAC["learning_starts"][task],
             train_every=SAC["chunk"],
             progress=False,
+            callback=tick,
         )
     trained = jax.block_until_ready(result.agent)
-    wall = time.perf_counter() - start
+    tick({"step": result.step})
     act = jax.jit(lambda observation: trained.act(observation)[0])
-    return result.step, wall, lambda observation: np.asarray(act(observation))
+    return result.step, ticks, lambda observation: np.asarray(act(observation))
 
 
-def train_peer(library: str, agent: str, task: str, steps: int, seed: int, threads: int) -> tuple[int, float, Policy]:
-    """Stable-Baselines3 or SBX, which share an interface. Returns steps, seconds and the deterministic policy."""
+def train_peer(library: str, agent: str, task: str, steps: int, seed: int, threads: int) -> tuple[int, Ticks, Policy]:
+    """Stable-Baselines3 or SBX, which share an interface. Returns as `train_offroad`."""
     import stable_baselines3 as sb3
     import torch
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
 
@@ -166,7 +175,15 @@ def train_peer(library: str, agent: str, task: str, steps: int, seed: int, threa
             "ent_coef": "auto",
             "policy_kwargs": {"net_arch": list(SAC["hidden"])},
         }
-    start = time.perf_counter()
+    start, ticks = time.perf_counter(), []
+
+    class Tick(BaseCallback):
+        def _on_rollout_start(self) -> None:
+            ticks.append((time.perf_counter() - start, self.model.num_timesteps))
+
+        def _on_step(self) -> bool:
+            return True
+
     model = algorithm(
         "MlpPolicy",
         env,
@@ -176,15 +193,15 @@ def train_peer(library: str, agent: str, task: str, steps: int, seed: int, threa
         device="cpu",
         **options,
     )
-    model.learn(steps)
-    wall = time.perf_counter() - start
+    model.learn(steps, callback=Tick())
+    ticks.append((time.perf_counter() - start, model.num_timesteps))
 
     def policy(observation: np.ndarray) -> np.ndarray:
         if agent == "PPO":
             observation = env.normalize_obs(observation)
         return model.predict(observation, deterministic=True)[0]
 
-    return model.num_timesteps, wall, policy
+    return model.num_timesteps, ticks, policy
 
 
 def evaluate(policy: Policy, task: str, seed: int) -> list[float]:
@@ -203,10 +220,19 @@ def evaluate(policy: Policy, task: str, seed: int) -> list[float]:
 def contend(contender: str, agent: str, task: str, steps: int, seed: int, threads: int) -> dict[str, Any]:
     """One contender's run in this process."""
     if contender == "offroad":
-        done, wall, policy = train_offroad(agent, task, steps, seed)
+        done, ticks, policy = train_offroad(agent, task, steps, seed)
     else:
-        done, wall, policy = train_peer(contender, agent, task, steps, seed, threads)
-    return {"steps": done, "wall_s": wall, "steps_per_s": done / wall, "returns": evaluate(policy, task, seed)}
+        done, ticks, policy = train_peer(contender, agent, task, steps, seed, threads)
+    wall, last = ticks[-1]
+    warm = done / 5 if agent == "PPO" else SAC["learning_starts"][task] + 5 * SAC["chunk"]
+    since, first = next(tick for tick in ticks if tick[1] >= warm)
+    return {
+        "steps": done,
+        "wall_s": wall,
+        "steps_per_s": done / wall,
+        "steady_steps_per_s": (last - first) / (wall - since),
+        "returns": evaluate(policy, task, seed),
+    }
 
 
 def apart(**run: Any) -> dict[str, Any]:
@@ -226,7 +252,7 @@ def best_threads(contender: str, agent: str, task: str) -> tuple[int, dict[str, 
     """Tries one thread and one for each core for a short time: more is not always faster for small networks."""
     steps = TRIAL_STEPS[agent] + (SAC["learning_starts"][task] if agent == "SAC" else 0)
     tried = {
-        n: apart(contender=contender, agent=agent, task=task, steps=steps, seed=0, threads=n)["steps_per_s"]
+        n: apart(contender=contender, agent=agent, task=task, steps=steps, seed=0, threads=n)["steady_steps_per_s"]
         for n in sorted({1, len(os.sched_getaffinity(0))})
     }
     return max(tried, key=lambda n: tried[n]), {str(n): speed for n, speed in tried.items()}
@@ -259,19 +285,20 @@ def grouped(runs: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: median and range over seeds of the speed, and of each seed's mean return."""
-    lines = ["| task | agent | steps | contender | threads | env steps/s | of sb3 | return |", "|" + " --- |" * 8]
+    """Markdown: median and range over seeds of the speeds, and of each seed's mean return."""
+    head = "task, agent, steps, seeds, contender, threads, steady steps/s, of sb3, all in steps/s, of sb3, return"
+    lines = ["| " + " | ".join(head.split(", ")) + " |", "|" + " --- |" * 11]
     for (task, agent), contenders in grouped(runs).items():
-        base = np.median([r["steps_per_s"] for r in contenders.get("sb3", [])] or np.nan)
         for contender, found in contenders.items():
-            speed = np.array([r["steps_per_s"] for r in found])
+            cells = [task, agent, f"{found[0]['steps']:,}", str(len(found)), contender, str(found[0]["threads"])]
+            for kind in ("steady_steps_per_s", "steps_per_s"):
+                base = np.median([r[kind] for r in contenders.get("sb3", [])] or np.nan)
+                speed = np.array([r[kind] for r in found])
+                middle = np.median(speed)
+                cells += [f"{middle:,.0f} ({speed.min():,.0f} to {speed.max():,.0f})", f"{middle / base:.1f} x"]
             score = np.array([np.mean(r["returns"]) for r in found])
-            low, middle, high = speed.min(), np.median(speed), speed.max()
-            lines.append(
-                f"| {task} | {agent} | {found[0]['steps']:,} | {contender} | {found[0]['threads']} "
-                f"| {middle:,.0f} ({low:,.0f} to {high:,.0f}) | {middle / base:.1f} x "
-                f"| {np.median(score):,.0f} ({score.min():,.0f} to {score.max():,.0f}) |"
-            )
+            cells.append(f"{np.median(score):,.0f} ({score.min():,.0f} to {score.max():,.0f})")
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -281,7 +308,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(2, len(groups), figsize=(3.2 * len(groups), 5), squeeze=False, layout="constrained")
     for column, ((task, agent), contenders) in zip(axes.T, groups.items(), strict=True):
         for ax, label, value in (
-            (column[0], "env steps/s", lambda r: r["steps_per_s"]),
+            (column[0], "steady env steps/s", lambda r: r["steady_steps_per_s"]),
             (column[1], "return", lambda r: np.mean(r["returns"])),
         ):
             for i, (contender, found) in enumerate(contenders.items()):

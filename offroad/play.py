@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from offroad.errors import OffroadError
+from offroad.report import video
 from offroad.train.collect import HostPolicy
 from offroad.train.loop import EVALUATION_SEED
 from offroad.train.restore import load_agent
@@ -42,13 +43,12 @@ def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int 
         env.close()
     if window:
         return None, returns
-    return _write(run.path / "videos" / "play.mp4", frames, env.metadata.get("render_fps", 30)), returns
+    path = video.write(run.path / "videos" / "play.mp4", frames, env.metadata.get("render_fps", 30))
+    return path, returns
 
 
 def _make(name: str, kwargs: dict[str, Any], mode: str) -> gym.Env:
     """One copy of the run's environment that draws itself."""
-    of_the_vector = {"num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode"}
-    kwargs = {key: value for key, value in kwargs.items() if key not in of_the_vector}
     try:
         env = gym.make(name, **kwargs)
         modes = env.metadata.get("render_modes") or []
@@ -72,12 +72,3 @@ def _draw(env: gym.Env, name: str) -> Any:
             f"environment {name!r} cannot be drawn here ({type(error).__name__}: {str(error).strip()}); it needs its "
             "drawing library and OpenGL: without a display, install libegl1 and set MUJOCO_GL=egl"
         ) from error
-
-
-def _write(path: Path, frames: list[np.ndarray], fps: int | float) -> Path:
-    import imageio.v3 as imageio
-
-    path.parent.mkdir(exist_ok=True)
-    even = [frame[: len(frame) // 2 * 2, : frame.shape[1] // 2 * 2] for frame in frames]  # what the codec asks for
-    imageio.imwrite(path, np.stack(even), fps=fps, codec="libx264", macro_block_size=1)
-    return path

@@ -135,7 +135,12 @@ class PPO(Agent):
             privileged,
             core,
             MLP((width, *actor, size), key=actor_key, activation=config.activation, final_scale=0.01),
-            MLP((width + (privileged.size if privileged else 0), *critic, 1), key=critic_key, activation=config.activation, final_scale=1.0),
+            MLP(
+                (width + (privileged.size if privileged else 0), *critic, 1),
+                key=critic_key,
+                activation=config.activation,
+                final_scale=1.0,
+            ),
             log_std,
         )
         return cls(

@@ -4,7 +4,7 @@ import gymnasium as gym
 
 
 def register() -> None:
-    """Makes the environments known to `gymnasium.make` and `gymnasium.make_vec`, which import them when they make them."""
+    """Makes the environments known to `gymnasium.make` and `gymnasium.make_vec`, which import them when asked for."""
     for task, steps in LOCOMOTION.items():
         gym.register(
             f"offroad/{task}",
@@ -24,6 +24,7 @@ def register() -> None:
     )
 
 
-# Time limits in steps.
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
-RING_DECISIONS = 600  # 300 s, Flow's horizon
+"""The time limit of each task of `offroad.envs.locomotion` in steps."""
+RING_DECISIONS = 600
+"""The time limit of the ring roads in decisions: 300 s, Flow's horizon."""

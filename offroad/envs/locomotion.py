@@ -262,38 +262,26 @@ class CartPoleSwingUp(MujocoVectorEnv):
         return {"x_position": self.qpos[:, 0]}
 
 
-TASKS: dict[str, tuple[type[PlanarRunner | Ant | CartPoleSwingUp], int]] = {
-    "HalfCheetah-v5": (HalfCheetah, 1000),
-    "Ant-v5": (Ant, 1000),
-    "Hopper-v5": (Hopper, 1000),
-    "Walker2d-v5": (Walker2d, 1000),
-    "CartPoleSwingUp-v0": (CartPoleSwingUp, 500),
+TASKS: dict[str, type[PlanarRunner | Ant | CartPoleSwingUp]] = {
+    "HalfCheetah-v5": HalfCheetah,
+    "Ant-v5": Ant,
+    "Hopper-v5": Hopper,
+    "Walker2d-v5": Walker2d,
+    "CartPoleSwingUp-v0": CartPoleSwingUp,
 }
-"""Each task's class and time limit in steps; registered as `offroad/<name>`."""
+"""Registered as `offroad/<name>`, with the time limits of `offroad.envs.LOCOMOTION`."""
 
 
 def make_vector(task: str, num_envs: int = 1, **kwargs: Any) -> MujocoVectorEnv:
     """The vector environment of a name in `TASKS`; `gymnasium.make_vec` calls it and adds the time limit."""
     if task not in TASKS:
         raise unknown("locomotion task", task, TASKS)
-    return TASKS[task][0](num_envs, **kwargs)
+    return TASKS[task](num_envs, **kwargs)
 
 
 def make_single(task: str, **kwargs: Any) -> SingleMujocoEnv:
     """The single environment of a name in `TASKS`; `gymnasium.make` calls it and adds the time limit."""
     return SingleMujocoEnv(make_vector(task, 1, autoreset_mode=AutoresetMode.DISABLED, **kwargs))
-
-
-def register() -> None:
-    """Makes the tasks known to `gymnasium.make` and `gymnasium.make_vec` as `offroad/<name>`."""
-    for name, (_, steps) in TASKS.items():
-        gym.register(
-            id=f"offroad/{name}",
-            entry_point=f"{__name__}:make_single",
-            vector_entry_point=f"{__name__}:make_vector",
-            max_episode_steps=steps,
-            kwargs={"task": name},
-        )
 
 
 def _asset(name: str) -> mujoco.MjModel:

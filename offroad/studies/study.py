@@ -73,7 +73,9 @@ class Budget:
 
 
 class NotRun(Exception):
-    """The results of an arm were asked for, but it was not run. Raised inside claims and figures, which then wait."""
+    """The results of an arm were asked for, but it was not run. Raised inside claims and figures, which then wait.
+
+    An arm raises it to be left out of a profile."""
 
 
 @dataclass
@@ -230,6 +232,9 @@ def reproduce(
         try:
             metrics = study.arms[arm](seed_list, budget, Context(folder, arm, shared, progress.say))
             checked = _checked(arm, metrics, len(seed_list))
+        except NotRun as reason:
+            progress.end(f"left out: {reason}")
+            continue
         except Exception as error:
             with suppress(Exception):  # a verdict that trips over what is missing must not hide this error
                 _finish(study, results)
@@ -328,10 +333,10 @@ class _Progress:
         self._arm, self._fraction, self._spoke = arm, 0.0, -np.inf
         self.say("running")
 
-    def end(self) -> None:
+    def end(self, message: str = "done") -> None:
         self._done += self._share[self._arm]
         self._fraction, self._spoke = 0.0, -np.inf
-        self.say("done")
+        self.say(message)
 
     def say(self, message: str, fraction: float | int | None = None) -> None:
         """At most one line in two seconds within an arm."""

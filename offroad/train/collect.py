@@ -1,16 +1,15 @@
-"""Running a policy in environments: compiled for environments written in JAX, a lean host loop for all others."""
+"""Running a policy in any Gymnasium environment: a lean loop on the host."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array
 
 from offroad.agents.agent import Agent
 from offroad.data.transitions import Rollout, Transition
@@ -32,148 +31,9 @@ def name_of(env: VectorEnv) -> str:
     return env.spec.id if env.spec is not None else type(getattr(env, "func_env", env.unwrapped)).__name__
 
 
-# --- environments written in JAX
-
-
-class JaxState(eqx.Module):
-    """Where `N` functional environments stand: a pytree, so that it can be scanned, vmapped over seeds and saved."""
-
-    env: PyTree[Any]
-    observation: PyTree[Any]
-    memory: PyTree[Any]
-    length: Int[Array, " N"]
-    episode_return: Float[Array, " N"]
-
-
-class JaxCollector:
-    """Pure functions that reset and step a batch of `gymnasium.experimental.functional.FuncEnv`."""
-
-    def __init__(self, env: VectorEnv):
-        self.func = env.func_env  # pyright: ignore[reportAttributeAccessIssue]
-        self.num_envs = env.num_envs
-        self.limit: int | None = env.max_episode_steps  # pyright: ignore[reportAttributeAccessIssue]
-        self.action_space = env.single_action_space
-
-    def reset(self, agent: Agent, key: Key[Array, ""], staggered: bool = False) -> JaxState:
-        """Starts all episodes; `staggered` gives the first ones ages drawn at random, so that time limits do not
-        end all of them in the same step and a rollout sees every phase of an episode."""
-        env_key, age_key = jax.random.split(key)
-        env, observation = jax.vmap(self._initial)(jax.random.split(env_key, self.num_envs))
-        zeros = jnp.zeros(self.num_envs, jnp.int32)
-        age = jax.random.randint(age_key, zeros.shape, 0, self.limit) if staggered and self.limit else zeros
-        return JaxState(env, observation, agent.initial_memory(self.num_envs), age, zeros.astype(jnp.float32))
-
-    def collect(
-        self, agent: Agent, state: JaxState, key: Key[Array, ""], length: int, random: bool = False
-    ) -> tuple[JaxState, Rollout, Metrics]:
-        """`length` steps of every environment; with `random`, actions are drawn uniformly from the space instead.
-
-        The last result is for `summary`.
-        """
-        start = state.memory
-
-        def step(state: JaxState, key: Key[Array, ""]) -> tuple[JaxState, tuple[Transition, Metrics]]:
-            return self.step(agent, state, key, random=random)
-
-        state, (transitions, episodes) = jax.lax.scan(step, state, jax.random.split(key, length))
-        rollout = Rollout(transitions, start, jnp.ones_like(transitions.terminated))
-        done, returned = episodes["done"], (transitions.next_observation, transitions.reward)
-        floats = [leaf for leaf in jax.tree.leaves(returned) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        return (
-            state,
-            rollout,
-            {
-                "count": jnp.sum(done),
-                "return": jnp.sum(jnp.where(done, episodes["return"], 0.0)),
-                "length": jnp.sum(jnp.where(done, episodes["length"], 0)),
-                "nonfinite": sum(jnp.sum(~jnp.isfinite(leaf)) for leaf in floats),
-                "info": jax.tree.map(jnp.mean, episodes["info"]),
-            },
-        )
-
-    def _initial(self, key: Key[Array, ""]) -> tuple[PyTree[Any], PyTree[Any]]:
-        initial_key, observation_key = jax.random.split(key)
-        state = self.func.initial(initial_key)
-        return state, self.func.observation(state, observation_key)
-
-    def step(
-        self, agent: Agent, state: JaxState, key: Key[Array, ""], deterministic: bool = False, random: bool = False
-    ) -> tuple[JaxState, tuple[Transition, Metrics]]:
-        """One step of every environment, those whose episode ended being reset."""
-        act_key, env_key = jax.random.split(key)
-        if random:
-            action, memory = _random_actions(self.action_space, act_key, self.num_envs), state.memory
-        else:
-            action, memory = agent.act(state.observation, None if deterministic else act_key, state.memory)
-
-        def one(env: Any, action: Any, key: Key[Array, ""]) -> Any:
-            transition, observation, reset = jax.random.split(key, 3)
-            following = self.func.transition(env, action, transition)
-            return (
-                following,
-                self.func.observation(following, observation),
-                self.func.reward(env, action, following, transition),
-                self.func.terminal(following, transition),
-                self.func.transition_info(env, action, following),
-                self._initial(reset),
-            )
-
-        following, observation, reward, terminated, info, (fresh, first) = jax.vmap(one)(
-            state.env, clip_to(self.action_space, action), jax.random.split(env_key, self.num_envs)
-        )
-        length = state.length + 1
-        truncated = jnp.zeros_like(terminated) if not self.limit else (length >= self.limit) & ~terminated
-        done = terminated | truncated
-        episode_return = state.episode_return + reward
-
-        def select(new: Array, old: Array) -> Array:
-            return jnp.where(done.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
-
-        successor = JaxState(
-            jax.tree.map(select, fresh, following),
-            jax.tree.map(select, first, observation),
-            jax.tree.map(select, agent.initial_memory(self.num_envs), memory),
-            jnp.where(done, 0, length),
-            jnp.where(done, 0.0, episode_return),
-        )
-        transition = Transition(state.observation, action, reward, observation, terminated, truncated)
-        episodes = {"done": done, "return": episode_return, "length": length, "info": info}
-        return successor, (transition, episodes)
-
-
-def summary(tallies: Metrics) -> Metrics:
-    """Means over the episodes that ended in one or several rollouts (NaN if none did), and over all steps of what the
-    environment tells about itself. `nonfinite` counts the NaNs and infinities among observations and rewards."""
-    count = jnp.sum(tallies["count"])
-
-    def over_ended(sums: Array) -> Array:
-        return jnp.where(count > 0, jnp.sum(sums) / jnp.maximum(count, 1), jnp.nan)
-
-    return {
-        "episode/return": over_ended(tallies["return"]),
-        "episode/length": over_ended(tallies["length"]),
-        "episode/count": count,
-        **{f"env/{name}": jnp.mean(value) for name, value in tallies["info"].items()},
-        "nonfinite": jnp.sum(tallies["nonfinite"]),
-    }
-
-
-def _random_actions(space: gym.Space, key: Key[Array, ""], num_envs: int) -> Array:
-    if isinstance(space, gym_spaces.Discrete):
-        return jax.random.randint(key, (num_envs,), space.start, space.start + space.n)
-    assert isinstance(space, gym_spaces.Box)
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
-    low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 0.0)
-    uniform = low + (high - low) * jax.random.uniform(key, (num_envs, *space.shape))
-    return jnp.where(bounded, uniform, jax.random.normal(key, uniform.shape))
-
-
 def clip_to(space: gym.Space, action: Any) -> Any:
     """The action inside the space's bounds; other kinds of action as they are. For JAX arrays inside compiled code."""
     return jnp.clip(action, space.low, space.high) if isinstance(space, gym_spaces.Box) else action
-
-
-# --- all other environments
 
 
 class HostPolicy:
@@ -247,7 +107,7 @@ class HostCollector:
         self.count = 0  # vector steps so far: the counter that makes every step's randomness its own
         self._ended = np.zeros(env.num_envs, bool)
         self._return = np.zeros(env.num_envs)
-        self._length = np.zeros(env.num_envs, np.int64)
+        self.length = np.zeros(env.num_envs, np.int64)  # steps of the present episodes
 
     def reset(self, agent: Agent, seed: int) -> None:
         observation, _ = self._guarded("reset", self.env.reset, seed=seed)
@@ -257,7 +117,7 @@ class HostCollector:
         self._check_finite(np.zeros((1, self.env.num_envs)), jax.tree.map(lambda x: x[None], self.observation))
         self._ended[:] = False
         self._return[:] = 0
-        self._length[:] = 0
+        self.length[:] = 0
 
     def collect(
         self, agent: Agent, key: Array | None, length: int, random: np.random.Generator | None = None
@@ -295,15 +155,15 @@ class HostCollector:
             done = (terminated[t] | truncated[t]) & ~fake
             mask[t] = ~fake
             self._return += reward
-            self._length += 1
+            self.length += 1
             ended = done | fake
             if ended.any():
                 for index in np.flatnonzero(done).tolist():
-                    episodes.append(Episode(index, float(self._return[index]), int(self._length[index])))
+                    episodes.append(Episode(index, float(self._return[index]), int(self.length[index])))
                     if not self.next_step:
                         last.append(((t, index), info["final_obs"][index]))
                 self._return[ended] = 0
-                self._length[ended] = 0
+                self.length[ended] = 0
                 if jax.tree.leaves(self.memory):
                     self.memory = _forget(self.memory, agent.initial_memory(num_envs), ended)
             self._ended = done if self.next_step else fake
@@ -328,7 +188,7 @@ class HostCollector:
             "count": self.count,
             "ended": self._ended,
             "return": self._return,
-            "length": self._length,
+            "length": self.length,
         }
 
     def set_state(self, agent: Agent, state: dict[str, Any], seed: int) -> bool:
@@ -344,7 +204,7 @@ class HostCollector:
         self.env.set_state(state["env"])  # pyright: ignore[reportAttributeAccessIssue]
         self.observation = state["observation"]
         self.memory = state["memory"]
-        self._ended, self._return, self._length = state["ended"], state["return"], state["length"]
+        self._ended, self._return, self.length = state["ended"], state["return"], state["length"]
         return True
 
     def _guarded(self, what: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

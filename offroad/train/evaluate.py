@@ -11,7 +11,11 @@ from jaxtyping import Float, Int
 
 from offroad.agents.agent import Agent
 from offroad.errors import OffroadError
-from offroad.train.collect import HostCollector, JaxCollector, is_compiled
+from offroad.train.collect import HostCollector, is_compiled
+from offroad.train.collect_compiled import JaxCollector
+
+LONGEST = 100_000
+"""An episode of so many steps is taken for one that never ends."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,10 @@ class Evaluation:
 
 
 def evaluate(agent: Agent, env: VectorEnv, episodes: int = 10, *, seed: int = 0, stacked: bool = False) -> Evaluation:
-    """Runs the deterministic policy for at least `episodes` episodes of `env`, started with `seed`."""
+    """Runs the deterministic policy for at least `episodes` episodes of `env`, started with `seed`.
+
+    Raises `OffroadError` if an episode does not end: within 100,000 steps, or for want of a time limit in JAX.
+    """
     return Evaluator(env, episodes, stacked)(agent, seed)
 
 
@@ -59,7 +66,12 @@ class Evaluator:
     def _host_episodes(self, agent: Agent, seed: int) -> tuple[list[float], list[int]]:
         collector, found = self._collector, [[] for _ in range(self.env.num_envs)]
         collector.reset(agent, seed)
-        while any(len(episodes) < self.quota for episodes in found):
+        while waiting := [i for i, episodes in enumerate(found) if len(episodes) < self.quota]:
+            if (collector.length[waiting] >= LONGEST).any():
+                raise OffroadError(
+                    f"an episode of {collector.name!r} has not ended after {LONGEST} steps, so it cannot be "
+                    "evaluated; add a time limit: gymnasium.wrappers.TimeLimit or max_episode_steps"
+                )
             _, ended = collector.collect(agent, None, 32)
             for episode in ended:
                 found[episode.env].append(episode)

@@ -22,12 +22,10 @@ from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
 from offroad.train import checkpoint
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import is_compiled, name_of
+from offroad.train.collect import Metrics, is_compiled, name_of
 from offroad.train.evaluate import Evaluator
 from offroad.train.progress import Progress
 from offroad.train.run import Run
-
-Metrics = dict[str, Any]
 
 
 @runtime_checkable
@@ -275,17 +273,23 @@ def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[in
 
     Without the number of steps: a run may be resumed to train for longer.
     """
-    spec = env.spec
+    kwargs = env.spec.kwargs if env.spec else {}
     return {
         "trainer": trainer,
         "agent": type(agent).__name__.lower(),
         "agent_config": configuration.to_json(agent.config),
         "spaces": agent.spaces.to_json(),
-        "env": {"id": name_of(env), "kwargs": _as_json(spec.kwargs) if spec else {}},
+        "env": {"id": name_of(env), "kwargs": _as_json(_of_one(kwargs))},
         "num_envs": env.num_envs,
         "seed": seed if isinstance(seed, int) else list(seed),
         **options,
     }
+
+
+def _of_one(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the environment itself: without those that say how copies of it become a vector."""
+    of_the_vector = {"num_envs", "vectorization_mode", "vector_kwargs", "autoreset_mode"}
+    return {name: value for name, value in kwargs.items() if name not in of_the_vector}
 
 
 def _as_json(options: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from offroad.data.replay import JaxReplay, Replay
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import HostCollector, JaxCollector, is_compiled, summarise, summary
+from offroad.train.collect import HostCollector, is_compiled, summarise
+from offroad.train.collect_compiled import JaxCollector, summary
 from offroad.train.devices import DataParallel
 from offroad.train.loop import Metrics, Schedule, Seeds, TrainResult, describe, drive, one_seed
 

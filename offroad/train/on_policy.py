@@ -11,7 +11,8 @@ from gymnasium.vector import VectorEnv
 from offroad.agents.agent import Agent
 from offroad.data.transitions import Rollout
 from offroad.train.checkpoint import Saved
-from offroad.train.collect import HostCollector, JaxCollector, JaxState, is_compiled, summarise, summary
+from offroad.train.collect import HostCollector, is_compiled, summarise
+from offroad.train.collect_compiled import JaxCollector, JaxState, summary
 from offroad.train.devices import DataParallel
 from offroad.train.loop import Metrics, Schedule, Seeds, TrainResult, describe, drive, one_seed
 

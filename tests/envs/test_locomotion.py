@@ -5,12 +5,9 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from offroad.envs import locomotion
-from offroad.envs.locomotion import TASKS, CartPoleSwingUp, make_single, make_vector
+from offroad.envs import LOCOMOTION
+from offroad.envs.locomotion import CartPoleSwingUp, make_single, make_vector
 from offroad.errors import OffroadError
-
-if "offroad/Ant-v5" not in gym.registry:
-    locomotion.register()
 
 STANDARD = ["HalfCheetah-v5", "Ant-v5", "Hopper-v5", "Walker2d-v5"]
 
@@ -76,13 +73,13 @@ def test_an_episode_equals_gymnasiums(task):
             break
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", LOCOMOTION)
 @pytest.mark.filterwarnings("ignore:.*Box observation space m.*:UserWarning")
 def test_both_entry_points(task):
     single = gym.make(f"offroad/{task}")
     check_env(single.unwrapped, skip_render_check=True)
     batch = gym.make_vec(f"offroad/{task}", num_envs=2, vectorization_mode="vector_entry_point")
-    assert batch.max_episode_steps == single.spec.max_episode_steps == TASKS[task][1]
+    assert batch.max_episode_steps == single.spec.max_episode_steps == LOCOMOTION[task]
     observation, _ = batch.reset(seed=4)
     assert np.array_equal(observation[1], single.reset(seed=5)[0])
     assert observation in batch.observation_space

@@ -246,7 +246,6 @@ def test_the_simulator_can_be_differentiated():
 
 
 def test_registered_and_accepted_by_gymnasium():
-    ring_road.register()
     single = gym.make("offroad/RingRoad-v0", pool=8)
     assert single.spec.max_episode_steps == 600
     check_env(single.unwrapped, skip_render_check=True)

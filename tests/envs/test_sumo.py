@@ -5,7 +5,6 @@ import jax
 import numpy as np
 import pytest
 
-from offroad.envs import ring_road
 from offroad.envs.ring_road import sumo
 from offroad.envs.ring_road.controllers import PISaturation
 from offroad.envs.ring_road.ring import RingRoad
@@ -130,7 +129,6 @@ def test_network_of_the_users(tmp_path, ring):
 
 
 def test_registered():
-    ring_road.register()
     env = gym.make("offroad/SumoRing-v0", length=230.0)
     assert env.spec.max_episode_steps == 600
     env.reset(seed=0)

@@ -12,13 +12,9 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
-from offroad.envs import locomotion
 from offroad.envs.locomotion import ASSETS, Ant, HalfCheetah, Hopper
 from offroad.envs.vector import SingleMujocoEnv
 from offroad.errors import OffroadError
-
-if "offroad/Hopper-v5" not in gym.registry:
-    locomotion.register()
 
 
 def actions(env, steps, seed=0):

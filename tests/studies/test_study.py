@@ -192,3 +192,11 @@ def test_user_mistakes_are_named(tmp_path):
     with pytest.raises(OffroadError, match="unknown study"):
         studies.load("trafic")
     assert "study" not in studies.names()
+
+
+def test_an_arm_may_leave_itself_out_of_a_profile(tmp_path):
+    def absent(seeds, budget, context):
+        raise protocol.NotRun("needs a larger profile")
+
+    results, _ = run(replace(COINS, arms={"absent": absent, **COINS.arms}), tmp_path)
+    assert set(results.arms) == set(COINS.arms)

@@ -9,7 +9,8 @@ from tiny import Proportional, Steps, cheetah, leaves, ppo, steps_env
 
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
-from offroad.train.collect import HostCollector, JaxCollector, is_compiled, random_actions, summarise, summary
+from offroad.train.collect import HostCollector, is_compiled, random_actions, summarise
+from offroad.train.collect_compiled import JaxCollector, summary
 
 SAME, NEXT = AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP
 ENDS = {"end": 3}, {"cut": 4}, {"end": 2, "cut": 2}
@@ -178,6 +179,28 @@ def test_the_compiled_collector_keeps_final_observations_and_counts_episodes():
     np.testing.assert_allclose(metrics["episode/return"], steps.reward[:40].sum() / 8, rtol=1e-5)
     assert np.asarray(state.length).tolist() == [5] * 4
     assert metrics["nonfinite"] == 0
+
+
+def test_an_episode_that_began_in_the_middle_does_not_count():
+    env = jax_envs.point(16)
+    agent, collector = ppo(env), JaxCollector(env)
+
+    @jax.jit
+    def collect(agent, key):
+        state = collector.reset(agent, key, staggered=True)
+        return state.length, collector.collect(agent, state, key, 40)
+
+    age, (state, rollout, tally) = collect(agent, jax.random.key(0))
+    assert len(set(age.tolist())) > 8
+    assert np.asarray(rollout.transitions.truncated).sum(0).tolist() == [2] * 16
+    first = np.where(age > 0, 20 - age, 0)  # where the first whole episode begins
+    rewards = np.asarray(rollout.transitions.reward)
+    totals = [rewards[start : start + 20, i].sum() for i, start in enumerate(first)]
+    totals += [rewards[20:, i].sum() for i in np.flatnonzero(age == 0)]
+    found = summary(tally)
+    assert (found["episode/count"], found["episode/length"]) == (len(totals), 20)
+    np.testing.assert_allclose(found["episode/return"], np.mean(totals), rtol=1e-5)
+    assert state.whole.all()
 
 
 def test_a_compiled_memory_restarts_with_the_episode():

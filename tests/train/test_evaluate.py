@@ -1,3 +1,5 @@
+import sys
+
 import jax
 import jax.numpy as jnp
 import jax_envs
@@ -53,6 +55,15 @@ def test_a_compiled_environment_needs_a_time_limit():
     env = jax_envs.JaxVectorEnv(jax_envs.CartPole(), 2)
     with pytest.raises(OffroadError, match="max_episode_steps"):
         evaluate(ppo(env), env)
+
+
+def test_an_episode_that_never_ends_is_an_error(monkeypatch):
+    monkeypatch.setattr(sys.modules["offroad.train.evaluate"], "LONGEST", 64)
+    env = steps_env({"cut": 4}, {})
+    with pytest.raises(OffroadError, match=r"'SyncVectorEnv' has not ended after 64 steps.*add a time limit"):
+        evaluate(Proportional.create(Spaces.of(env)), env, 2)
+    env = steps_env({"cut": 4}, {"cut": 63})
+    assert evaluate(Proportional.create(Spaces.of(env)), env, 2).lengths.tolist() == [4, 63]
 
 
 @pytest.mark.parametrize("make", [jax_envs.point, cheetah])

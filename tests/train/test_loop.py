@@ -158,6 +158,6 @@ def test_the_bar_is_shown(capsys):
 def test_the_arguments_of_an_environment_are_recorded(tmp_path):
     found = describe("on_policy", ppo(cheetah(2)), cheetah(2), seed=(0, 1), note="x")
     assert found["env"]["id"] == "offroad/HalfCheetah-v5"
-    assert found["env"]["kwargs"]["autoreset_mode"] == "SameStep"
+    assert found["env"]["kwargs"] == {"task": "HalfCheetah-v5", "max_episode_steps": 1000, "num_threads": 1}
     assert (found["agent"], found["num_envs"], found["seed"], found["note"]) == ("ppo", 2, [0, 1], "x")
     assert json.loads(json.dumps(found)) == found
