@@ -14,7 +14,7 @@ os.environ.update(
     MUJOCO_GL="disabled",
     MPLBACKEND="Agg",
 )
-# Most of the tests' time is compilation: unoptimised machine code costs a third less of it, and computes the same up to rounding.
+# Most of the tests' time is compilation: unoptimised machine code costs a third less, and is the same up to rounding.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
