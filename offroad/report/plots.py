@@ -1,5 +1,6 @@
 """Pictures in one calm style: Matplotlib's object interface only, so that drawing changes no global state."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy import ndarray
+from PIL import Image
 
 from offroad.report import statistics
 
@@ -165,6 +167,9 @@ def _cycle(n: int) -> list[str]:
 
 
 def _save(fig: Figure, path: Path) -> Path:
+    """A PNG of 256 colours: a third of the size, and no difference to the eye."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
+    buffer = io.BytesIO()
+    fig.savefig(buffer)
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)
     return path
