@@ -362,6 +362,7 @@ def main() -> None:
                         file=sys.stderr,
                     )
     draw(found["runs"], options.out.with_suffix(".png"))
+    options.out.with_suffix(".md").write_text(table(found["runs"]) + "\n")
     print(table(found["runs"]))
 
 

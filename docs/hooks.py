@@ -1,11 +1,21 @@
-"""Puts committed figures into the site, so that a page links to `results/...` as if the folder lay inside `docs/`."""
+"""Puts what is committed under `results/` into the site, so that no page repeats a number by hand.
 
+`{{ show results/traffic/cpu/results.json }}` in a page becomes a table of the study's claims; a figure becomes a picture,
+Markdown becomes part of the page. What does not exist is left out. The files themselves are copied into the site.
+"""
+
+import json
+import re
 from pathlib import Path
+from posixpath import relpath
+from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 SHOWN = {".png", ".svg", ".gif", ".mp4", ".json"}
+MACRO = re.compile(r"\{\{ show (\S+)(?: (.+?))? \}\}")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -15,3 +25,31 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if path.suffix in SHOWN:
                 files.append(File.generated(config, path.relative_to(root).as_posix(), abs_src_path=str(path)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    root = Path(config.config_file_path).parent
+
+    def show(match: re.Match[str]) -> str:
+        name, caption = match.groups()
+        path = root / name
+        if not path.exists():
+            return ""
+        if path.suffix == ".json":
+            return _claims(json.loads(path.read_text()))
+        if path.suffix == ".md":
+            return path.read_text()
+        return f"![{caption}]({relpath(name, Path(page.file.src_uri).parent.as_posix())})\n\n*{caption}*"
+
+    return MACRO.sub(show, markdown)
+
+
+def _claims(results: dict[str, Any]) -> str:
+    seeds = max(len(arm["seeds"]) for arm in results["arms"].values())
+    lines = ["| claim | required | measured | holds |", "| --- | --- | --- | --- |"]
+    for claim in results["claims"]:
+        measured = claim["measured"] if isinstance(claim["measured"], str) else f"{claim['measured']:.3g}"
+        holds = {True: "yes", False: "**no**", None: "not evaluated"}[claim["holds"]]
+        lines.append(f"| {claim['claim']} | {claim['required']} | {measured} | {holds} |")
+    about = f"profile `{results['profile']}`, {seeds} seeds, {results['wall_s'] / 60:.0f} minutes, {results['machine']}"
+    return "\n".join(lines) + f"\n\nMeasured with {about}, commit `{results['commit'][:7]}`."
