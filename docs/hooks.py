@@ -1,6 +1,6 @@
 """Puts what is committed under `results/` into the site, so that no page repeats a number by hand.
 
-`{{ show results/traffic/cpu/results.json }}` in a page becomes a table of the study's claims; a figure becomes a picture,
+`{{ show results/traffic/cpu/results.json }}` in a page becomes a table of the claims; a figure becomes a picture,
 Markdown becomes part of the page. What does not exist is left out. The files themselves are copied into the site.
 """
 
