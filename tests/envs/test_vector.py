@@ -12,7 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AutoresetMode
 
-from offroad.envs.locomotion import ASSETS, Ant, HalfCheetah, Hopper
+from offroad.envs.locomotion import ASSETS, Ant, HalfCheetah, Hopper, make_single
 from offroad.envs.vector import SingleMujocoEnv
 from offroad.errors import OffroadError
 
@@ -98,7 +98,7 @@ def test_a_restored_environment_continues_to_the_bit(task, mode, saved_after):
 
 
 def test_a_restored_single_environment_resets_alike():
-    env, restored = (locomotion.make_single("Hopper-v5") for _ in range(2))
+    env, restored = (make_single("Hopper-v5") for _ in range(2))
     env.reset(seed=3)
     restored.set_state(env.get_state())
     assert data_equivalence(env.reset(), restored.reset(), exact=True)
