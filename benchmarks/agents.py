@@ -37,10 +37,10 @@ EPISODES = 10
 STEPS = {
     ("PPO", "HalfCheetah-v5"): 100_000,
     ("PPO", "Pendulum-v1"): 65_000,
-    ("SAC", "HalfCheetah-v5"): 10_000,
+    ("SAC", "HalfCheetah-v5"): 5_000,
     ("SAC", "Pendulum-v1"): 5_000,
 }
-TRIAL_STEPS = {"PPO": 32_768, "SAC": 2_048}  # after learning has started; to choose the number of threads
+TRIAL_STEPS = {"PPO": 16_384, "SAC": 768}  # after learning has started; to choose the number of threads
 
 # The defaults of Stable-Baselines3 and SBX, but for the sixteen environments and the normalisation of PPO. SAC collects
 # and learns in chunks of 64 steps, as many gradient steps as steps of the environment, which helps compiled contenders.
