@@ -16,8 +16,8 @@ from PIL import Image
 
 from offroad.report import statistics
 
-# Okabe and Ito's palette, which people with any of the common colour deficiencies can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B7280")
+# Okabe and Ito's palette, which people with any of the common colour deficiencies can tell apart, and two more.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B7280", "#7F3C8D", "#111827")
 INK, SOFT, LINE = "#1d2126", "#5d6670", "#dfe3e7"
 
 # label: (steps [T], one curve per seed [T, seeds])
