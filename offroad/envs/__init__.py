@@ -22,6 +22,11 @@ def register() -> None:
     gym.register(
         "offroad/SumoRing-v0", entry_point="offroad.envs.ring_road.sumo:SumoRing", max_episode_steps=RING_DECISIONS
     )
+    gym.register(
+        "offroad/Stack-v0",
+        entry_point="offroad.envs.stack:make_single",
+        vector_entry_point="offroad.envs.stack:make_vector",
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}

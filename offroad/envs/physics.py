@@ -1,6 +1,8 @@
 """The parts of MuJoCo that `MujocoVectorEnv` is made of: two ways to step a batch of worlds, and a renderer.
 
-Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), U actuators.
+Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), U actuators, P physics steps.
+
+`models` may be replaced one by one between steps, by models of the same sizes.
 """
 
 # MuJoCo ships no type stubs.
@@ -50,7 +52,7 @@ class RolloutPhysics:
     """`frame_skip` substeps of every world by `mujoco.rollout`, on a pool of threads kept for all steps."""
 
     def __init__(self, models: Sequence[mujoco.MjModel], frame_skip: int, num_threads: int):
-        self._models = list(models)
+        self._models = models
         self._substeps = frame_skip
         worlds, model = len(self._models), self._models[0]
         self._data = [mujoco.MjData(model) for _ in range(num_threads)]
@@ -61,9 +63,9 @@ class RolloutPhysics:
         self._states = np.zeros((worlds, frame_skip, mujoco.mj_stateSize(model, PHYSICS)))
         self._sensors = np.zeros((worlds, frame_skip, model.nsensordata))
 
-    def step(self, state: Float[ndarray, "N S"], control: Float[ndarray, "N U"]) -> None:
+    def step(self, state: Float[ndarray, "N S"], control: Float[ndarray, "N U"] | Float[ndarray, "N P U"]) -> None:
         """Advances `state` in place."""
-        self._control[:] = control[:, None]
+        self._control[:] = control if control.ndim == 3 else control[:, None]
         self._pool.rollout(
             self._models,
             self._data,
@@ -96,7 +98,7 @@ class InspectedPhysics:
         num_threads: int,
         inspect: Callable[[int, mujoco.MjData], None],
     ):
-        self._models = list(models)
+        self._models = models
         self._substeps = frame_skip
         self._inspect = inspect
         self._data = [mujoco.MjData(self._models[0]) for _ in range(num_threads)]
@@ -131,7 +133,7 @@ class InspectedPhysics:
 class Renderer:
     """Draws worlds off screen without shadows and reflections, which cost most of the time on a CPU."""
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int):
+    def __init__(self, model: mujoco.MjModel, height: int, width: int, distance: float):
         # The buffer belongs to the model that the context is made from.
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
@@ -146,7 +148,7 @@ class Renderer:
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
         self._camera.trackbodyid = 1
-        self._camera.distance = 4.0
+        self._camera.distance = distance
         self._camera.elevation = -20.0
 
     def frame(self, model: mujoco.MjModel, state: Float[ndarray, "S"]) -> UInt8[ndarray, "height width 3"]:

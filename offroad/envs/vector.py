@@ -4,7 +4,8 @@
 batches, what is observed (`_observe`) and what a step was worth (`_evaluate`); the base owns physics, time limits,
 seeding, autoreset, divergence, saving and rendering. `SingleMujocoEnv` is a batch of one as a `gymnasium.Env`.
 
-Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), U actuators.
+Shapes: N worlds, S numbers of MuJoCo's full physics state (time, qpos, qvel, ...), A numbers of an action, U actuators,
+P physics steps in one environment step.
 """
 
 # MuJoCo ships no type stubs.
@@ -27,6 +28,7 @@ from offroad.envs.physics import PHYSICS, InspectedPhysics, Renderer, RolloutPhy
 from offroad.errors import OffroadError, unknown
 
 RENDER_MODES = ["rgb_array"]
+Observation = Float[ndarray, "N obs"] | dict[str, Any]
 
 
 class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
@@ -44,7 +46,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         models: one model for all worlds, or one for each world (equal sizes, other parameters: domain randomisation).
         num_envs: the number of worlds N.
         frame_skip: physics steps for each environment step.
-        observation_space: of one world.
+        observation_space: of one world: a Box or a Dict of Boxes and MultiBinaries.
+        action_space: of one world; None takes the bounds of the actuators, and `_controls` passes actions on to them.
         max_episode_steps: truncates episodes after so many steps; None never does.
         autoreset_mode: one of Gymnasium's `AutoresetMode`s.
         num_threads: at most this many threads; None takes as many as there are cores. Results do not depend on it.
@@ -56,13 +59,16 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
     reset options, and when rendering finds no OpenGL.
     """
 
+    camera_distance = 4.0  # m, in rendered frames
+
     def __init__(
         self,
         models: mujoco.MjModel | Sequence[mujoco.MjModel],
         *,
         num_envs: int,
         frame_skip: int,
-        observation_space: gym.spaces.Box,
+        observation_space: gym.spaces.Box | gym.spaces.Dict,
+        action_space: gym.spaces.Box | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         num_threads: int | None = None,
@@ -90,7 +96,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         }
         low, high = model.actuator_ctrlrange.astype(np.float32).T
         self.single_observation_space = observation_space
-        self.single_action_space = gym.spaces.Box(low, high, dtype=np.float32)
+        self.single_action_space = action_space or gym.spaces.Box(low, high, dtype=np.float32)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
 
@@ -105,7 +111,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         self._fresh = np.zeros(mujoco.mj_stateSize(model, PHYSICS))
         self._fresh[0] = model.opt.timestep
         self._behind = self.dt - 0.5 * model.opt.timestep
-        self._control = np.zeros((num_envs, model.nu))
+        self._action = np.zeros((num_envs, *self.single_action_space.shape))
         self._state, self._state_before = (np.tile(self._fresh, (num_envs, 1)) for _ in range(2))
         positions, velocities = slice(1, 1 + model.nq), slice(1 + model.nq, 1 + model.nq + model.nv)
         self.qpos, self.qvel = self._state[:, positions], self._state[:, velocities]
@@ -114,6 +120,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         self.extras_before: dict[str, ndarray] = {}
 
         self._steps = np.zeros(num_envs, int)
+        self._limits = np.full(num_envs, np.inf if max_episode_steps is None else max_episode_steps)
         self._ended = np.zeros(num_envs, bool)
         self.divergences = np.zeros(num_envs, int)
         self._randoms = [seeding.np_random() for _ in range(num_envs)]
@@ -127,13 +134,17 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
     ) -> tuple[Float[ndarray, "nq"], Float[ndarray, "nv"]]:
         """The position and velocity a world starts an episode with; also sets the world's rows of `extras`."""
 
+    def _controls(self, action: Float[ndarray, "N A"]) -> Float[ndarray, "N U"] | Float[ndarray, "N P U"]:
+        """What the actuators are told: once, or in each of the step's physics steps."""
+        return action
+
     @abc.abstractmethod
-    def _observe(self) -> Float[ndarray, "N obs"]:
-        """A new array with what every world shows now."""
+    def _observe(self) -> Observation:
+        """A new array, or a dictionary of new arrays, with what every world shows now."""
 
     @abc.abstractmethod
     def _evaluate(
-        self, action: Float[ndarray, "N U"]
+        self, action: Float[ndarray, "N A"]
     ) -> tuple[Float[ndarray, "N"], Bool[ndarray, "N"], dict[str, ndarray]]:
         """Reward, termination and info (arrays with leading axis N) of the step that was just made."""
 
@@ -145,7 +156,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Float[ndarray, "N obs"], dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Starts new episodes: in all worlds, or where `options["reset_mask"]` (bool `[N]`) is True.
 
         An integer seeds world i with `seed + i`, a sequence gives each world its own. The other options go to the task.
@@ -170,8 +181,8 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def step(
         self, actions: Any
-    ) -> tuple[Float[ndarray, "N obs"], Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
-        """Steps every world with its row of `actions [N, U]`; see Gymnasium for what is returned."""
+    ) -> tuple[Observation, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
+        """Steps every world with its row of `actions [N, A]`; see Gymnasium for what is returned."""
         self._check_actions(actions)
         resetting = self._ended  # with NEXT_STEP, worlds whose action is ignored
         if self.autoreset_mode is AutoresetMode.DISABLED and resetting.any():
@@ -184,12 +195,12 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         np.copyto(self._state_before, self._state)
         for name, value in self.extras.items():
             np.copyto(self.extras_before[name], value)
-        self._physics.step(self._state, self._control)
+        self._physics.step(self._state, self._controls(self._action))
         diverged = self._roll_back_divergence(resetting)
 
-        reward, terminated, values = self._evaluate(self._control)
+        reward, terminated, values = self._evaluate(self._action)
         self._steps += 1
-        truncated = self._steps >= (np.inf if self.max_episode_steps is None else self.max_episode_steps)
+        truncated = self._steps >= self._limits
         if diverged is not None:
             reward[diverged], terminated[diverged], truncated[diverged] = 0.0, False, True
             values["diverged"] = diverged
@@ -212,7 +223,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         """One RGB frame `[height, width, 3]` for each world, following its first body; None without a render mode."""
         if self.render_mode is None:
             return None
-        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size)
+        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size, self.camera_distance)
         return tuple(self._renderer.frame(model, state) for model, state in zip(self.models, self._state))
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -282,20 +293,20 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         self._ended = self._ended & ~which
 
     def _check_actions(self, actions: Any) -> None:
-        """Writes the actions to the buffer of controls, once they are known to be usable."""
+        """Writes the actions to the buffer of actions, once they are known to be usable."""
         if not self._started:
             raise OffroadError("step() was called before reset(); call reset() first")
         actions = np.asarray(actions)
-        if actions.shape != self._control.shape:
+        if actions.shape != self._action.shape:
             raise OffroadError(
-                f"actions have shape {actions.shape}, expected {self._control.shape}: one row for each of the worlds "
+                f"actions have shape {actions.shape}, expected {self._action.shape}: one row for each of the worlds "
                 f"0 to {self.num_envs - 1}"
             )
-        self._control[:] = actions
-        if not np.isfinite(self._control).all():
-            world = int(np.flatnonzero(~np.isfinite(self._control).all(axis=1))[0])
+        self._action[:] = actions
+        if not np.isfinite(self._action).all():
+            world = int(np.flatnonzero(~np.isfinite(self._action).all(axis=1))[0])
             raise OffroadError(
-                f"the action of world {world} is {self._control[world].tolist()}, expected finite numbers; "
+                f"the action of world {world} is {self._action[world].tolist()}, expected finite numbers; "
                 "look for a diverged policy or a division by zero in its inputs"
             )
 
@@ -339,19 +350,17 @@ class SingleMujocoEnv(gym.Env):
         self.render_mode = batch.render_mode
         self.metadata = {name: batch.metadata[name] for name in ("render_modes", "render_fps")}
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Float[ndarray, "obs"], dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         self.batch._randoms[0] = (self.np_random, self.np_random_seed)
         observation, info = self.batch.reset(options=options)
-        return observation[0], _first(info)
+        return _row(observation, 0), _first(info)
 
-    def step(self, action: Any) -> tuple[Float[ndarray, "obs"], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         # Gymnasium lets one step a finished single environment.
         self.batch._ended[:] = False
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
+        return _row(observation, 0), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
 
     def render(self) -> ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         frames = self.batch.render()
@@ -383,15 +392,22 @@ def _add_info(info: dict[str, Any], values: Mapping[str, ndarray], which: Bool[n
 
 
 def _add_final(
-    info: dict[str, Any], observation: Float[ndarray, "N obs"], values: Mapping[str, ndarray], ended: Bool[ndarray, "N"]
+    info: dict[str, Any], observation: Observation, values: Mapping[str, ndarray], ended: Bool[ndarray, "N"]
 ) -> None:
     """Adds what SAME_STEP resets overwrite, in Gymnasium's vector format."""
     final = np.full(len(ended), None, dtype=object)
     for world in np.flatnonzero(ended):
-        final[world] = observation[world].copy()
+        final[world] = _row(observation, world)
     info["final_obs"], info["_final_obs"] = final, ended.copy()
     info["final_info"], info["_final_info"] = {}, ended.copy()
     _add_info(info["final_info"], values, ended)
+
+
+def _row(observation: Observation, world: int | np.integer) -> Any:
+    """What one world observed, as arrays of its own."""
+    if isinstance(observation, dict):
+        return {name: value[world].copy() for name, value in observation.items()}
+    return observation[world].copy()
 
 
 def _first(info: Mapping[str, Any]) -> dict[str, Any]:
