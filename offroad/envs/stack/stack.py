@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from offroad.envs.stack.goals import TASKS, near, starts
 from offroad.envs.stack.scene import BLOCK, OPEN, ROBOT, build
-from offroad.envs.vector import MujocoVectorEnv, Observation, SingleMujocoEnv
+from offroad.envs.vector import MujocoVectorEnv, SingleMujocoEnv
 from offroad.errors import OffroadError, unknown
 
 MOST_BLOCKS = 9
@@ -220,7 +220,7 @@ class Stack(MujocoVectorEnv):
         control[:, :, 3:] = np.clip(BLOCK / 2 * (1 + action[:, 3]), 0, OPEN)[:, None, None]
         return control
 
-    def _observe(self) -> Observation:
+    def _observe(self) -> dict[str, ndarray]:
         hand, hand_velocity = self.qpos[:, :3], self.qvel[:, :3]
         pose = self.qpos[:, ROBOT:].reshape(self.num_envs, self.blocks, 7)
         velocity = self.qvel[:, ROBOT:].reshape(self.num_envs, self.blocks, 6)
