@@ -19,14 +19,16 @@ FINGERS_X = 0.0625  # fingers at its height (along y it depends on how far they 
 PALM = (0.057, 0.092)  # a hand at least PALM_HEIGHT below it
 PALM_HEIGHT = 0.03
 SITE = (0.066, 0.092)  # a goal, before its block is brought
+CORRIDOR = (0.07, 0.082, 9.0)  # the hand's way at the blocks' height
 FIST = (0.064, 0.042)  # the closed fingers at its height
 
 FINGER = 0.014  # thickness
 WIDE, NARROW = 0.033, 0.028  # opening of each finger round a block, and beside a neighbour
 TOUCH = 0.061  # between the hand and a block beside its closed fingers, along x
-FREED = 0.068  # along x between two blocks, for a finger that comes down beside one
-CARRY = float(__import__("os").environ.get("CARRY","1"))
+FREED = 0.05  # along x between two blocks, for a finger that comes down beside one
 RUN_UP = 0.013  # before a push
+PUSH = 0.03  # at most, in one decision
+GRIPS = (0.0, -0.01, 0.01, -0.02, 0.02)  # of the hand along x from the block's middle, tried in this order
 SPOTS = np.stack(np.meshgrid(*[np.arange(-0.24, 0.241, 0.04)] * 2), -1).reshape(-1, 2)  # where to put blocks aside
 
 
@@ -50,26 +52,26 @@ class Expert:
         target, push, pushed = _push(view, target)
         push &= ~carry & ~finished
         pick = ~carry & ~finished & ~push
-        grasp = pick & ~put_down & _within(view.of(target) - view.hand, 0.01, 0.006, 0.008)
+        grip, opening = view.grip(target)
+        grasp = pick & ~put_down & _within(grip - view.hand, 0.006, 0.006, 0.008)
 
         # Where the hand goes, in each case.
         offset = view.hand - view.of(in_hand)
         low = np.where(view.present, view.block[..., 2], 0.0).max(1)
-        goal = np.maximum(view.of(target), [-np.inf, -np.inf, 0.02])
+        goal = np.maximum(grip, [-np.inf, -np.inf, 0.02])
         goal[push] = pushed[push]
         goal[carry] = (place + offset)[carry]
         goal[finished & ~carry] = view.hand[finished & ~carry]
         goal[finished & ~carry, 2] = np.maximum(low + 0.13, view.hand[:, 2])[finished & ~carry]
-        opening = np.where(carry | grasp | push, 0.0, view.opening(target))
+        opening[carry | grasp | push] = 0.0
 
-        move, aligned = _travel(view, goal, carry, in_hand)
-        move[carry, :2] = np.clip(move[carry, :2], -CARRY * self.reach, CARRY * self.reach)
+        move, aligned = _travel(view, goal, carry, in_hand, self.reach)
         striking = push & view.beside(target)
-        move[striking] = (goal - view.hand)[striking]
+        move[striking] = np.clip(goal - view.hand, -PUSH, PUSH)[striking]  # gently, or the block slides on
 
         around, enclosing = view.around()
         free = enclosing & ~carry & ~grasp
-        opening[free] = view.opening(around)[free]
+        opening[free] = view.grip(around, view.hand)[1][free]
         if self.gripper_first:
             move[put_down | grasp] = [0.0, 0.0, self.reach]
         else:
@@ -133,11 +135,31 @@ class _View:
         palm = (gap[..., 0] < PALM[0]) & (gap[..., 1] < PALM[1]) & (height > PALM_HEIGHT)
         return self.others(block) & ((fingers & (height > -0.0385)) | palm)
 
-    def opening(self, block: Int[ndarray, "N"]) -> Float[ndarray, "N"]:
-        """How far each finger opens round a block: wider if it is turned, less if another block would be hit."""
+    def grip(
+        self, block: Int[ndarray, "N"], hand: Float[ndarray, "N 3"] | None = None
+    ) -> tuple[Float[ndarray, "N 3"], Float[ndarray, "N"]]:
+        """Where the hand goes to grip a block, unless that is given, and how far each finger opens.
+
+        Wider for a block that is turned, narrower and off its middle if other blocks would be hit.
+        """
         yaw = np.abs(self.yaw[self.rows, block])
         wide = np.clip(BLOCK / 2 * (np.cos(yaw) + np.sin(yaw)) + 0.006, WIDE, OPEN)
-        return np.where(self.obstacles(block, wide, self.of(block)).any(1), NARROW, wide)
+        narrow = np.full(len(wide), NARROW)
+        middle = self.of(block)
+        best, opening = middle.copy(), narrow.copy()
+        undecided = np.ones(len(block), bool)
+        for width in (wide, narrow):
+            for offset in GRIPS:
+                place = middle + [offset, 0.0, 0.0] if hand is None else hand
+                free = undecided & ~self.obstacles(block, width, place).any(1)
+                best[free], opening[free] = place[free], width[free]
+                undecided &= ~free
+        return best, opening
+
+    def stuck(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
+        """Whether no grip on a block is free."""
+        grip, opening = self.grip(block)
+        return self.obstacles(block, opening, grip).any(1)
 
     def beside(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
         """Whether the closed hand is beside a block along x, at its height."""
@@ -169,8 +191,6 @@ def _place(view: _View, block: Int[ndarray, "N"], held: Bool[ndarray, "N"]) -> F
     place = view.goal[view.rows, block].copy()
     narrow = np.full(len(place), NARROW)
     place[view.obstacles(block, narrow, place).any(1), 2] += 0.041  # dropped from above its neighbours
-    for world in np.flatnonzero(held & ~(view.ready[view.rows, block] & ~_blockers(view, block).any(1))):
-        pass
     aside = held & ~(view.ready[view.rows, block] & ~_blockers(view, block).any(1)) & ~view.placed[view.rows, block]
     if aside.any():
         occupied = np.concatenate((np.where(view.others(block)[..., None], view.block, 10.0), view.goal), 1)
@@ -188,6 +208,7 @@ def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Boo
     Returns which block to move, whether by pushing, and the hand's position before the push or, beside it, after.
     """
     narrow = np.full(len(block), NARROW)
+    stuck = view.stuck(block)
     neighbour = np.where(view.obstacles(block, narrow, view.of(block)), _distance(view, block), np.inf)
     neighbour = np.where(np.isfinite(neighbour).any(1), neighbour.argmin(1), block)
     best, cost, hand = block.copy(), np.full(len(block), np.inf), view.hand.copy()
@@ -202,7 +223,7 @@ def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Boo
             hit = _within(around, *FIST, 0.04) | (_within(around, *PALM, np.inf) & (around[..., 2] > PALM_HEIGHT))
             ahead = side * gap[..., 0]
             way = (ahead > 0) & (ahead < need[:, None] + 0.053) & (np.abs(gap[..., 1]) < 0.053) & (gap[..., 2] < 0.04)
-            possible = ~((hit | way) & view.others(candidate)).any(1) & obstacles.any(1)
+            possible = stuck & ~((hit | way) & view.others(candidate)).any(1)
             better = possible & (need < cost)
             after = own + np.stack((side * (need - TOUCH), 0 * need, 0 * need), 1)
             best, cost = np.where(better, candidate, best), np.where(better, need, cost)
@@ -215,19 +236,24 @@ def _distance(view: _View, block: Int[ndarray, "N"]) -> Float[ndarray, "N n"]:
 
 
 def _travel(
-    view: _View, goal: Float[ndarray, "N 3"], carry: Bool[ndarray, "N"], in_hand: Int[ndarray, "N"]
+    view: _View, goal: Float[ndarray, "N 3"], carry: Bool[ndarray, "N"], in_hand: Int[ndarray, "N"], reach: float
 ) -> tuple[Float[ndarray, "N 3"], Bool[ndarray, "N"]]:
     """The hand's motion: up above all blocks near its way, across, and down; and whether it is above the goal."""
     move = goal - view.hand
     aligned = _within(move, 0.006, 0.006, np.inf)
-    low, high = np.minimum(goal, view.hand), np.maximum(goal, view.hand)
-    inside = (view.block > low[:, None] - [0.07, 0.082, 9]) & (view.block < high[:, None] + [0.07, 0.082, 9])
-    others = view.present & ~(carry[:, None] & (view.index == in_hand[:, None]))
-    top = np.where(inside.all(-1) & others, view.block[..., 2], -BLOCK / 2).max(1)
     below = np.where(carry, BLOCK / 2 + view.hand[:, 2] - view.of(in_hand)[:, 2], FINGER)  # how far things hang down
-    safe = top + BLOCK / 2 + below + 0.013
-    across = np.where((view.hand[:, 2] < safe - 0.004)[:, None], 0.0, move)
-    across[:, 2] = safe - view.hand[:, 2]
+    others = view.present & ~(carry[:, None] & (view.index == in_hand[:, None]))
+
+    def safe(end: Float[ndarray, "N 3"]) -> Float[ndarray, "N"]:
+        low, high = np.minimum(end, view.hand)[:, None], np.maximum(end, view.hand)[:, None]
+        inside = (view.block > low - CORRIDOR) & (view.block < high + CORRIDOR)
+        top = np.where(inside.all(-1) & others, view.block[..., 2], -BLOCK / 2).max(1)
+        return top + BLOCK / 2 + below + 0.013
+
+    height = safe(goal)
+    step = np.clip(move, -reach, reach)
+    across = np.where((view.hand[:, 2] < safe(view.hand + step) - 0.004)[:, None], 0.0, step)
+    across[:, 2] = height - view.hand[:, 2]
     return np.where(aligned[:, None], move, across), aligned
 
 
