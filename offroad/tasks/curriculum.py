@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
@@ -35,6 +35,7 @@ NOTE = "curriculum"
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
 class Curriculum(Protocol):
     """Chooses the reset options of every new episode, and is told how the episode ended."""
 
@@ -250,8 +251,8 @@ class CurriculumVectorEnv(VectorWrapper):
             )
         if not 0 <= deterministic_envs < env.num_envs:
             raise OffroadError(
-                f"deterministic_envs is {deterministic_envs} of {env.num_envs} worlds, so that none would explore; "
-                "pass fewer, or 0 to grade all episodes"
+                f"deterministic_envs is {deterministic_envs}, expected at least 0 and fewer than the {env.num_envs} "
+                "worlds, as the others explore; pass 0 to grade the episodes of all"
             )
         self.autoreset_mode = AutoresetMode.SAME_STEP
         self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}

@@ -1,7 +1,7 @@
 """Episodes that start on the way of a demonstration, so that the end of a long task is met early."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from offroad.errors import OffroadError
 from offroad.tasks.curriculum import NOTE, Curriculum, Options
 
 
+@runtime_checkable
 class StartStates(Protocol):
     """What demonstrations are to `DemonstrationResets`."""
 
