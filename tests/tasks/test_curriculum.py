@@ -45,8 +45,8 @@ class Walk(gym.Env):
         return {"at": np.array([self.at], np.float32), "step": np.int64(self.t)}
 
 
-def walks(num_envs=3, mode=DISABLED):
-    return SyncVectorEnv([lambda limit=limit: Walk(limit) for limit in range(3, 3 + num_envs)], autoreset_mode=mode)
+def walks(mode=DISABLED, copy=True):
+    return SyncVectorEnv([lambda limit=limit: Walk(limit) for limit in (3, 4, 5)], copy, autoreset_mode=mode)
 
 
 class Levels(VectorEnv):
@@ -78,7 +78,9 @@ class Levels(VectorEnv):
         return self.show(), np.ones(self.num_envs), self.left == 0, np.zeros(self.num_envs, bool), info
 
     def show(self):
-        return np.stack([self.level, self.random.normal(size=self.num_envs)], 1).astype(np.float32)
+        shown = np.stack([self.level, self.random.normal(size=self.num_envs)], 1).astype(np.float32)
+        shown.flags.writeable = False
+        return shown
 
     def get_state(self):
         return {"random": self.random.bit_generator.state, "left": self.left.copy(), "level": self.level.copy()}
@@ -133,7 +135,7 @@ def assert_same(one, other):
 
 def test_without_options_it_is_gymnasiums_own_same_step_autoreset():
     own = walks(mode=SAME)
-    env = CurriculumVectorEnv(walks(), Listed({}), deterministic_envs=0)
+    env = CurriculumVectorEnv(walks(copy=False), Listed({}), deterministic_envs=0)
     assert env.metadata["autoreset_mode"] == env.autoreset_mode == own.metadata["autoreset_mode"]
     assert_same(env.reset(seed=3), own.reset(seed=3))
     ends = 0
@@ -364,6 +366,7 @@ def test_the_seed_of_reset_decides_everything():
 
     found = observations(4)
     assert_same(found, observations(4))
+    assert found[0][1]["goal"][0] != np.random.default_rng(4).uniform(1, 9)  # world 0 draws its noise from these
     assert found[0][1]["goal"].tolist() != observations(5)[0][1]["goal"].tolist()
 
 
