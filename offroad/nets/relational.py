@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from offroad.errors import OffroadError, unknown
 from offroad.nets.encoder import Encoder, Flat
@@ -118,7 +118,7 @@ class _Relational(Encoder):
     embed: tuple[eqx.nn.Linear, ...]
     norm: eqx.nn.LayerNorm | None
     blocks: "tuple[_Block, ...]"
-    query: Float[Array, "1 width"]
+    query: Float[Array, " width"]
     readout: "_Attention"
     size: int = eqx.field(static=True)
 
@@ -130,7 +130,7 @@ class _Relational(Encoder):
         self.embed = tuple(eqx.nn.Linear(i, o, key=k) for i, o, k in zip(widths[:-1], widths[1:], keys, strict=True))
         self.norm = eqx.nn.LayerNorm(config.width) if config.layer_norm else None
         self.blocks = tuple(_Block(config, k) for k in jax.random.split(blocks_key, config.blocks))
-        self.query = jax.random.uniform(query_key, (1, config.width), minval=-3e-3, maxval=3e-3)
+        self.query = jax.random.uniform(query_key, (config.width,), minval=-3e-3, maxval=3e-3)
         self.readout = _Attention(config, readout_key)
         self.size = config.width
 
@@ -143,7 +143,7 @@ class _Relational(Encoder):
         nodes = jax.nn.leaky_relu(nodes) if self.norm is None else _normalise(self.norm, nodes)
         for block in self.blocks:
             nodes = block(nodes, mask)
-        return self.readout(self.query, nodes, nodes, mask)[..., 0, :]
+        return self.readout(self.query, nodes, nodes, mask)
 
 
 class _Block(eqx.Module):
@@ -163,15 +163,16 @@ class _Block(eqx.Module):
         self, nodes: Float[Array, "*batch n width"], mask: Bool[Array, "*batch n"]
     ) -> Float[Array, "*batch n width"]:
         query, context, memory = jnp.split(linear(self.project, nodes), 3, axis=-1)
+        context, memory, mask = context[..., None, :, :], memory[..., None, :, :], mask[..., None, :]  # for each query
         nodes = jax.nn.leaky_relu(nodes + self.attention(query, context, memory, mask))
         return nodes if self.norm is None else _normalise(self.norm, nodes)
 
 
 class _Attention(eqx.Module):
-    """For query i the sum over j of a_ij memory_j, then leaky ReLU and a linear layer.
+    """Sums over j the memory_j by the weights a_j that the query gives to context_j; then leaky ReLU, a linear layer.
 
-    In each head a_ij = softmax_j of q_i . c_j / sqrt(width of the head), or, if additive, of
-    w . tanh(c_j + W q_i) / temperature, where the temperature is learned.
+    In each head a_j = softmax_j of q . c_j / sqrt(width of the head), or, if additive, of w . tanh(c_j + W q) / t, where
+    the temperature t is learned.
     """
 
     additive: "_Additive | None"
@@ -186,28 +187,27 @@ class _Attention(eqx.Module):
 
     def __call__(
         self,
-        query: Float[Array, "*#batch i width"],
-        context: Float[Array, "*batch j width"],
-        memory: Float[Array, "*batch j width"],
-        mask: Bool[Array, "*batch j"],
-    ) -> Float[Array, "*batch i width"]:
-        # Products and sums instead of einsum: of few objects, one fused loop is faster than many tiny matrix products.
+        query: Float[Array, "*#batch width"],
+        context: Float[Array, "*#batch n width"],
+        memory: Float[Array, "*#batch n width"],
+        mask: Bool[Array, "*#batch n"],
+    ) -> Float[Array, "..."]:
+        part = query.shape[-1] // self.heads
+        # Times this [width, heads] matrix sums each head's part. On a CPU this and plain products beat einsum, which
+        # makes many tiny matrix products of few objects.
+        parts = jnp.repeat(jnp.eye(self.heads), part, axis=0)
         if self.additive is None:
-            terms = query[..., :, None, :] * context[..., None, :, :] / math.sqrt(query.shape[-1] / self.heads)
+            scores = (query[..., None, :] * context) @ parts / math.sqrt(part)
         else:
-            terms = self.additive(query, context)
-        scores = jnp.sum(self._split(terms), axis=-1)
-        present = mask[..., None, :, None]
+            scores = self.additive(query, context) @ parts
+        present = mask[..., None]
         weights = jax.nn.softmax(jnp.where(present, scores, FORBIDDEN), axis=-2) * present
-        found = jnp.sum(weights[..., None] * self._split(memory)[..., None, :, :, :], axis=-3)
-        return linear(self.reduce, jax.nn.leaky_relu(found.reshape((*found.shape[:-2], -1))))
-
-    def _split(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch heads part"]:
-        return x.reshape((*x.shape[:-1], self.heads, -1))
+        found = jnp.sum((weights @ parts.T) * memory, axis=-2)
+        return linear(self.reduce, jax.nn.leaky_relu(found))
 
 
 class _Additive(eqx.Module):
-    """w * tanh(c_j + W q_i) / temperature, yet to be summed."""
+    """The terms w * tanh(c_j + W q) / t, which are yet to be summed over the width."""
 
     transform: eqx.nn.Linear
     weight: Float[Array, " width"]
@@ -220,11 +220,8 @@ class _Additive(eqx.Module):
         self.weight = jax.random.uniform(weight_key, (width,), minval=-bound, maxval=bound)
         self.temperature = jnp.ones(())
 
-    def __call__(
-        self, query: Float[Array, "*#batch i width"], context: Float[Array, "*batch j width"]
-    ) -> Float[Array, "*batch i j width"]:
-        moved = linear(self.transform, query)
-        return jnp.tanh(context[..., None, :, :] + moved[..., :, None, :]) * (self.weight / self.temperature)
+    def __call__(self, query: Float[Array, "*#batch width"], context: Float[Array, "*#batch n width"]) -> Array:
+        return jnp.tanh(context + linear(self.transform, query)[..., None, :]) * (self.weight / self.temperature)
 
 
 class _Slots(Encoder):
@@ -241,7 +238,7 @@ class _Slots(Encoder):
         return jnp.concatenate([shared, flat, mask.astype(jnp.float32)], axis=-1)
 
 
-def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, "*batch width"]) -> Shaped[Array, "*batch width"]:
+def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
     return jnp.vectorize(norm, signature="(w)->(w)")(x)
 
 
