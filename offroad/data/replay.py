@@ -29,11 +29,10 @@ class Replay:
     def __len__(self) -> int:
         return min(self._added, self.capacity)
 
-    def add(self, transitions: Transition, mask: Bool[np.ndarray, " N"] | None = None) -> None:
-        """Adds `[N]` transitions, of which only those where `mask` is True."""
-        new = jax.tree.map(np.asarray, transitions)
-        if mask is not None:
-            new = jax.tree.map(lambda x: x[mask], new)
+    def add(self, transitions: Transition, mask: Bool[np.ndarray, "T N"] | None = None) -> None:
+        """Adds a rollout: leaves `[T, N, ...]`, of which only those steps where `mask` is True."""
+        kept = np.ones(transitions.reward.shape[:2], bool) if mask is None else mask
+        new = jax.tree.map(lambda x: np.asarray(x)[kept], transitions)
         n = new.reward.shape[0]
         if self._ring is None:
             self._ring = jax.tree.map(lambda x: np.zeros((self.capacity, *x.shape[1:]), x.dtype), new)

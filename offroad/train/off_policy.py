@@ -135,19 +135,18 @@ class _HostLoop:
         act_key, update_key = jax.random.split(self._key)
         warm_up = self._rng if self.step < self._starts else None
         rollout, episodes = self._collector.collect(self.agent, act_key, self._every, warm_up)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
-        self._replay.add(flat, np.asarray(rollout.mask).ravel())
+        self._replay.add(rollout.transitions, rollout.mask)
         self.step += int(rollout.mask.sum())
         metrics: Metrics = {}
         if self.step >= self._starts:
-            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), flat)
+            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), rollout.transitions)
         return metrics, summarise(episodes)
 
     def _update(self, key: jax.Array, example: Transition) -> Metrics:
         """One learning phase."""
         batch: int = self.agent.config.batch
         keys = jax.random.split(key, self._updates)
-        update_bytes = batch * sum(x[0].nbytes for x in jax.tree.leaves(example))
+        update_bytes = batch * sum(x[0, 0].nbytes for x in jax.tree.leaves(example))
         fitting = max(PIECE_BYTES // update_bytes, 1)
         size = next(n for n in range(min(fitting, self._updates), 0, -1) if self._updates % n == 0)
         self.agent, found = self._devices.replicate(self.agent), []
