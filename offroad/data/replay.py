@@ -27,6 +27,10 @@ class Replay:
         self._added = 0  # in all, so that the next one goes to `_added % capacity`
 
     def __len__(self) -> int:
+        return self._filled
+
+    @property
+    def _filled(self) -> int:
         return min(self._added, self.capacity)
 
     def add(self, transitions: Transition, mask: Bool[np.ndarray, "T N"] | None = None) -> None:
@@ -55,7 +59,8 @@ class Replay:
         """The filled part as nested dicts of arrays: views, to be saved before the next `add`."""
         if self._ring is None:
             return {"added": 0}
-        ring = {f.name: jax.tree.map(lambda x: x[: len(self)], getattr(self._ring, f.name)) for f in fields(Transition)}
+        filled = jax.tree.map(lambda x: x[: self._filled], self._ring)
+        ring = {f.name: getattr(filled, f.name) for f in fields(Transition)}
         return {"added": self._added, "ring": ring}
 
     def set_state(self, state: dict[str, Any]) -> None:

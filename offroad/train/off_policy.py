@@ -45,7 +45,10 @@ def off_policy(
     **Arguments:**
 
     - `agent`: a fresh or pre-trained agent whose config has `batch`, the transitions per gradient step.
-    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with replay and learner.
+    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with replay and learner. Another
+        may have an integer attribute `deterministic_envs`: its first so many copies are acted in without exploration
+        once the random actions are over, so that their episodes show what was learnt; and a method `metrics()`, whose
+        dictionary is logged.
     - `seed`: of environments, exploration and sampling. Several seeds train side by side in one compiled call (JAX
         environments only): `agent` is then a stack of agents and the metrics are lists.
     - `replay`: the buffer; by default all of the run's transitions are kept, up to a million.
@@ -121,7 +124,8 @@ class _HostLoop:
     ):
         # A copy: the compiled update overwrites its input.
         self.agent, self.step, self.seed = jax.tree.map(jnp.array, agent), 0, one_seed(seed)
-        self._collector = HostCollector(env)
+        self._collector = HostCollector(env, deterministic=getattr(env, "deterministic_envs", 0))
+        self._env_metrics: Callable[[], Metrics] = getattr(env, "metrics", dict)
         self._replay, self._starts, self._every, self._updates = replay, learning_starts, train_every, updates
         self._key = jax.random.key(self.seed)
         self._rng = np.random.default_rng(self.seed)
@@ -140,7 +144,7 @@ class _HostLoop:
         metrics: Metrics = {}
         if self.step >= self._starts:
             metrics = self._update(jax.random.fold_in(update_key, self._collector.count), rollout.transitions)
-        return metrics, summarise(episodes)
+        return metrics, summarise(episodes) | self._env_metrics()
 
     def _update(self, key: jax.Array, example: Transition) -> Metrics:
         """One learning phase."""
@@ -190,6 +194,11 @@ class _JaxLoop(Seeds):
         self._starts, self._per_call = learning_starts, train_every * env.num_envs
         self._state: Any = None
         self._replay: Any = None
+        if type(replay) is not Replay:
+            raise OffroadError(
+                f"environments written in JAX learn from a plain Replay, found a {type(replay).__name__}; put a "
+                "Gymnasium vector wrapper around the environment, which is then stepped on the host"
+            )
         if len(replay):
             raise OffroadError("environments written in JAX start from an empty replay; pass a new Replay(capacity)")
         collector = JaxCollector(env)

@@ -53,8 +53,8 @@ def test_unusable_settings_are_named():
     with pytest.raises(OffroadError, match=r"update_ratio 0.01 gives no gradient step in 8 steps of 4 environments"):
         train_sac(env, 100, update_ratio=0.01)
     replay = Replay(10)
-    one = np.zeros(1, np.float32)
-    replay.add(Transition(one[:, None], one[:, None], one, one[:, None], one > 0, one > 0))
+    one = np.zeros((1, 1), np.float32)
+    replay.add(Transition(one[..., None], one[..., None], one, one[..., None], one > 0, one > 0))
     with pytest.raises(OffroadError, match="start from an empty replay"):
         train_sac(env, 100, replay=replay)
 
