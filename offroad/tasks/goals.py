@@ -5,7 +5,7 @@ Shapes: T steps of N copies of an environment; a goal is a vector `[g]`, or one 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import gymnasium as gym
 import jax
@@ -18,7 +18,7 @@ from offroad.data.transitions import Transition
 from offroad.errors import OffroadError, unknown
 
 Observation: TypeAlias = PyTree[np.ndarray]
-Strategy = Literal["future", "final", "episode"]
+STRATEGIES = "future", "final", "episode"
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,15 @@ class HindsightReplay(Replay):
         capacity: int,
         task: GoalTask,
         *,
-        strategy: Strategy = "future",
+        strategy: str = "future",
         share: float | int = 0.8,
         per_entity: bool = True,
         moved_share: float | int = 0.0,
         moved_distance: float | int = 0.03,
     ):
         super().__init__(capacity)
-        if strategy not in get_args(Strategy):
-            raise unknown("hindsight strategy", strategy, get_args(Strategy))
+        if strategy not in STRATEGIES:
+            raise unknown("hindsight strategy", strategy, STRATEGIES)
         for name, value in (("share", share), ("moved_share", moved_share)):
             if not 0 <= value <= 1:
                 raise OffroadError(f"the {name} of a HindsightReplay is {value}, expected a number from 0 to 1")
