@@ -20,6 +20,7 @@ class Transition(eqx.Module):
     next_observation: PyTree[Any]
     terminated: Bool[Any, "*batch"]
     truncated: Bool[Any, "*batch"]
+    demonstrated: Bool[Any, "*batch"] | None = None
 
 
 class Rollout(eqx.Module):
