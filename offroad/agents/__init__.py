@@ -1,6 +1,7 @@
 """Learners, one file each. `AGENTS` maps the names of the command line to the classes."""
 
 from offroad.agents.agent import Agent, stacked
+from offroad.agents.bc import BC, BCConfig
 from offroad.agents.ddpg import DDPG, DDPGConfig
 from offroad.agents.dqn import DQN, DQNConfig
 from offroad.agents.imitation import Imitation
@@ -10,6 +11,7 @@ from offroad.agents.sac import SAC, SACConfig
 from offroad.agents.td3 import TD3, TD3Config
 
 AGENTS = {
+    "bc": (BC, BCConfig),
     "ddpg": (DDPG, DDPGConfig),
     "dqn": (DQN, DQNConfig),
     "ppo": (PPO, PPOConfig),
@@ -19,12 +21,14 @@ AGENTS = {
 
 __all__ = [
     "AGENTS",
+    "BC",
     "DDPG",
     "DQN",
     "PPO",
     "SAC",
     "TD3",
     "Agent",
+    "BCConfig",
     "DDPGConfig",
     "DQNConfig",
     "Imitation",
