@@ -6,12 +6,17 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
+from gymnasium.vector import VectorWrapper
+from jax_envs import point
+from offroad.tasks.goals import GoalTask, HindsightReplay
 
+from offroad.agents import DDPG, DDPGConfig, Imitation
 from offroad.data.replay import Replay
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.tasks.demonstrations import DemonstrationReplay, Demonstrations
+from offroad.train.off_policy import off_policy
 
 SPACES = Spaces(
     gym_spaces.Dict(objects=gym_spaces.Box(-1, 1, (2, 3)), deep=gym_spaces.Dict(gear=gym_spaces.Discrete(9))),
@@ -212,3 +217,48 @@ def test_mistakes_with_the_mixture_are_named():
             mixed(share)
     with pytest.raises(OffroadError, match="empty; fill it"):
         DemonstrationReplay(Replay(3), Replay(3))
+
+
+def test_demonstrations_are_relabelled_in_hindsight_within_their_episodes():
+    """Goals and what is achieved are the step's number, so that a relabelled goal tells the step that it came from."""
+
+    def relabel(observation, goal):
+        return {**observation, "objects": observation["objects"] * 0 + goal}
+
+    def achieved(observation):
+        return np.repeat(observation["deep"]["gear"][..., None, None], 2, -2).astype(np.float32)
+
+    task = GoalTask(achieved, relabel, lambda observation: -observation["objects"][..., 0, 0])
+    apart = HindsightReplay(50, task, share=1.0)
+    shown().fill(apart)
+    replay = DemonstrationReplay(experience(HindsightReplay(30, task)), apart, 0.5)
+    drawn = replay.sample(np.random.default_rng(0), (200, 8))
+    rows = jax.tree.map(lambda x: x[drawn.demonstrated], drawn)
+    number, goal = rows.observation["deep"]["gear"], rows.observation["objects"]
+    ends = np.array([3, 5, 105, 108])  # what the last step of each episode led to
+    assert np.all(goal > number[:, None, None])
+    assert np.all(goal <= ends[np.searchsorted(ends, number, side="right")][:, None, None])
+    assert np.any(goal[:, 0] != goal[:, 1])  # each entity by itself
+    np.testing.assert_array_equal(rows.reward, -goal[:, 0, 0])
+
+
+def test_training_learns_from_them_and_goes_on_after_an_interruption(tmp_path):
+    """An agent that only clones plays as the demonstrator does, whatever it experiences itself."""
+    where = np.linspace(-2, 2, 64, dtype=np.float32)[None, :, None]
+    off = np.zeros((1, 64), bool)
+    steps = Transition(where, 0.5 * where, -np.abs(where[..., 0]), where, off, ~off)
+    demonstrations = Demonstrations.of_rollout(steps)
+
+    def run(steps, **options):
+        env, apart = VectorWrapper(point(4)), Replay(64)
+        demonstrations.fill(apart)
+        replay = DemonstrationReplay(Replay(1000), apart, 0.5)
+        imitation = Imitation(weight_policy=0.0, q_filter=False)
+        config = DDPGConfig(hidden=(32,), batch=32, learning_rate=1e-2, imitation=imitation)
+        agent = DDPG.create(Spaces.of(env), config, jax.random.key(0))
+        options |= {"learning_starts": 64, "train_every": 8, "update_ratio": 0.5, "out": tmp_path, "progress": False}
+        return off_policy(agent, env, steps, replay=replay, **options).agent
+
+    run(320)
+    resumed = run(960, resume=True)
+    np.testing.assert_allclose(resumed.act(where[0])[0], 0.5 * where[0], atol=0.1)
