@@ -82,12 +82,11 @@ class _Entities(eqx.Module):
 
     others: dict[str, Encoder]
     scales: tuple[float | int, ...] = eqx.field(static=True)
-    objects: int = eqx.field(static=True)  # n, of the space; other n are read as well
     global_size: int = eqx.field(static=True)
     object_size: int = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, scales: tuple[float | int, ...], key: PRNGKeyArray):
-        self.objects, d, g = _shape(space)
+        _, d, g = _shape(space)  # nothing here may depend on n
         others = {k: s for k, s in space.spaces.items() if k not in ("objects", "goals", "mask")}  # pyright: ignore[reportAttributeAccessIssue]
         keys = jax.random.split(key, len(others) + 1)
         self.others = {name: Flat().build(others[name], k) for name, k in zip(sorted(others), keys)}
@@ -232,7 +231,7 @@ class _Slots(Encoder):
 
     def __init__(self, space: spaces.Space, config: Slots, key: PRNGKeyArray):
         self.entities = _Entities(space, config.scales, key)
-        self.size = self.entities.global_size + self.entities.objects * (self.entities.object_size + 1)
+        self.size = self.entities.global_size + _shape(space)[0] * (self.entities.object_size + 1)
 
     def __call__(self, observation: PyTree[Any]) -> Float[Array, "*batch size"]:
         shared, objects, mask = self.entities(observation)
