@@ -7,7 +7,7 @@ padding. All other entries are global: a robot's state, or a critic's `action`.
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -39,7 +39,7 @@ class Relational:
     embed_layers: int = 2
     blocks: int = 1
     heads: int = 4  # parts of the width that attend on their own
-    attention: Literal["dot", "additive"] = "dot"
+    attention: str = "dot"  # or "additive"
     layer_norm: bool = False
 
     def __post_init__(self):
@@ -82,12 +82,11 @@ class _Entities(eqx.Module):
 
     others: dict[str, Encoder]
     scales: tuple[float | int, ...] = eqx.field(static=True)
-    objects: int = eqx.field(static=True)  # n, of the space; other n are read as well
     global_size: int = eqx.field(static=True)
     object_size: int = eqx.field(static=True)
 
     def __init__(self, space: spaces.Space, scales: tuple[float | int, ...], key: PRNGKeyArray):
-        self.objects, d, g = _shape(space)
+        _, d, g = _shape(space)  # nothing here may depend on n
         others = {k: s for k, s in space.spaces.items() if k not in ("objects", "goals", "mask")}  # pyright: ignore[reportAttributeAccessIssue]
         keys = jax.random.split(key, len(others) + 1)
         self.others = {name: Flat().build(others[name], k) for name, k in zip(sorted(others), keys)}
@@ -130,7 +129,9 @@ class _Relational(Encoder):
         self.embed = tuple(eqx.nn.Linear(i, o, key=k) for i, o, k in zip(widths[:-1], widths[1:], keys, strict=True))
         self.norm = eqx.nn.LayerNorm(config.width) if config.layer_norm else None
         self.blocks = tuple(_Block(config, k) for k in jax.random.split(blocks_key, config.blocks))
-        self.query = jax.random.uniform(query_key, (config.width,), minval=-3e-3, maxval=3e-3)
+        # The paper's query begins near zero, where a product would learn slowly.
+        bound = 3e-3 if config.attention == "additive" else 1.0
+        self.query = jax.random.uniform(query_key, (config.width,), minval=-bound, maxval=bound)
         self.readout = _Attention(config, readout_key)
         self.size = config.width
 
@@ -171,8 +172,8 @@ class _Block(eqx.Module):
 class _Attention(eqx.Module):
     """Sums over j the memory_j by the weights a_j that the query gives to context_j; then leaky ReLU, a linear layer.
 
-    In each head a_j = softmax_j of q . c_j / sqrt(width of the head), or, if additive, of w . tanh(c_j + W q) / t, where
-    the temperature t is learned.
+    In each head a_j = softmax_j of q . c_j / sqrt(width of the head), or, if additive, of w . tanh(c_j + W q) / t, with
+    a learned temperature t.
     """
 
     additive: "_Additive | None"
@@ -230,7 +231,7 @@ class _Slots(Encoder):
 
     def __init__(self, space: spaces.Space, config: Slots, key: PRNGKeyArray):
         self.entities = _Entities(space, config.scales, key)
-        self.size = self.entities.global_size + self.entities.objects * (self.entities.object_size + 1)
+        self.size = self.entities.global_size + _shape(space)[0] * (self.entities.object_size + 1)
 
     def __call__(self, observation: PyTree[Any]) -> Float[Array, "*batch size"]:
         shared, objects, mask = self.entities(observation)
