@@ -31,9 +31,7 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
         raise unknown("environment", id, gym.registry) from error
     try:
         if spec.vector_entry_point is not None and id.startswith("offroad/"):
-            return gym.make_vec(
-                id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=mode, **kwargs
-            )
+            return gym.make_vec(id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=mode, **kwargs)
         return gym.make_vec(
             id,
             num_envs,

@@ -20,6 +20,7 @@ from offroad.nets.distributions import Categorical
 from offroad.nets.encoder import Encoder, Flat
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class BCConfig:
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
 class Imitator(eqx.Module):

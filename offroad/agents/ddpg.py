@@ -23,6 +23,7 @@ from offroad.nets.critic import Critic
 from offroad.nets.encoder import Flat
 from offroad.nets.normalise import ObservationNorm
 from offroad.nets.policy import Policy
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class DDPGConfig:
     binary: tuple[int, ...] = ()  # components of the action that are switches: always at one of their bounds
     value_range: tuple[float, float] | None = None  # targets are clipped to it; (-1/(1-gamma), 0) for rewards -1 and 0
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
     imitation: Imitation | None = None  # how to learn from the demonstrations in a batch
 
 

@@ -23,6 +23,7 @@ from offroad.nets.encoder import Flat
 from offroad.nets.ensemble import apply_ensemble, ensemble
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class SACConfig:
     target_entropy: float | None = None  # None: minus the number of actions
     initial_temperature: float = 1.0  # alpha
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
     imitation: Imitation | None = None  # how to learn from the demonstrations in a batch
 
 

@@ -22,6 +22,7 @@ from offroad.nets.encoder import Flat
 from offroad.nets.ensemble import apply_ensemble, ensemble
 from offroad.nets.normalise import ObservationNorm
 from offroad.nets.policy import Policy
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TD3Config:
     target_noise: float = 0.2  # std of the noise that smooths the target policy (sigma)
     target_noise_clip: float = 0.5  # and its bound (c)
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
     imitation: Imitation | None = None  # how to learn from the demonstrations in a batch
 
 

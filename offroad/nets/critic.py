@@ -8,8 +8,9 @@ from gymnasium import spaces
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from offroad.errors import OffroadError
-from offroad.nets.encoder import Encoder, Flat
+from offroad.nets.encoder import Encoder
 from offroad.nets.mlp import MLP
+from offroad.nets.relational import EncoderConfig
 
 
 class Critic(eqx.Module):
@@ -26,7 +27,7 @@ class Critic(eqx.Module):
         self,
         observation: spaces.Space,
         action: spaces.Box,
-        encoder: Flat,
+        encoder: EncoderConfig,
         hidden: tuple[int, ...],
         key: PRNGKeyArray,
     ):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from offroad.nets.encoder import Encoder, Flat
+from offroad.nets.encoder import Encoder
 from offroad.nets.mlp import MLP
+from offroad.nets.relational import EncoderConfig
 
 
 class Policy(eqx.Module):
@@ -22,7 +23,7 @@ class Policy(eqx.Module):
         self,
         observation: spaces.Space,
         action: spaces.Box,
-        encoder: Flat,
+        encoder: EncoderConfig,
         hidden: tuple[int, ...],
         key: PRNGKeyArray,
     ):

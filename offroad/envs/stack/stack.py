@@ -118,12 +118,14 @@ class Stack(MujocoVectorEnv):
         self.decision, self.precision = DECISIONS[decision], PRECISIONS[precision]
         self._scenes = [build(blocks, present, friction) for present in range(1, blocks + 1)]
         everywhere = {"robot": (10,), "objects": (blocks, FEATURES), "goals": (blocks, 3)}
-        spaces = {name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in everywhere.items()}
+        parts: dict[str, gym.Space] = {
+            name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in everywhere.items()
+        }
         super().__init__(
             self._scenes[-1],
             num_envs=num_envs,
             frame_skip=self.decision.gripper_first + self.decision.motion,
-            observation_space=gym.spaces.Dict(spaces | {"mask": gym.spaces.MultiBinary(blocks)}),
+            observation_space=gym.spaces.Dict(parts | {"mask": gym.spaces.MultiBinary(blocks)}),
             action_space=gym.spaces.Box(-1, 1, (4,), np.float32),
             **kwargs,
         )
@@ -174,7 +176,7 @@ class Stack(MujocoVectorEnv):
 
     def _away(self, observation: Mapping[str, ndarray], precision: Precision) -> Bool[ndarray, "*batch"]:
         distance = np.linalg.norm(observation["robot"][..., None, :3] - observation["goals"], axis=-1)
-        return ((distance > precision.away) | (observation["mask"] == 0)).all(-1)
+        return np.all((distance > precision.away) | (observation["mask"] == 0), axis=-1)
 
     # What `MujocoVectorEnv` asks for.
 
