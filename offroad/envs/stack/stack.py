@@ -139,7 +139,8 @@ class Stack(MujocoVectorEnv):
         """Which blocks are in place; False for slots without a block."""
         error = observation["objects"][..., :3] - observation["goals"]
         near = np.linalg.norm(error, axis=-1) <= precision.distance
-        return near & (np.abs(error[..., 2]) <= precision.height) & (observation["mask"] > 0)
+        level = np.abs(error[..., 2]) <= precision.height
+        return np.asarray(near & level & (observation["mask"] > 0))
 
     def compute_reward(self, observation: Mapping[str, ndarray]) -> Float[ndarray, "*batch"]:
         """The reward of having arrived at these observations, whose goals may have been exchanged."""
@@ -158,7 +159,7 @@ class Stack(MujocoVectorEnv):
         done = ~missing.any(-1)
         if chosen is PRECISIONS["loose"]:
             return done
-        return done & (self._away(observation, chosen) | _in_air(observation).any(-1))
+        return np.asarray(done & (self._away(observation, chosen) | _in_air(observation).any(-1)))
 
     def stands(self, seconds: float | int = 1.0) -> Bool[ndarray, "N"]:
         """Whether each world succeeds now, strictly, and still does after `seconds` with an idle hand.
