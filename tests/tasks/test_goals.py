@@ -168,20 +168,24 @@ def test_times_are_uniform_and_every_entity_has_its_own():
 
 
 @pytest.mark.parametrize("size", [3, 30])
-def test_a_share_of_the_samples_comes_from_episodes_in_which_something_moved(size):
+@pytest.mark.parametrize(
+    ("length", "mode", "rows"),
+    [(5, AutoresetMode.NEXT_STEP, 40), (1, AutoresetMode.SAME_STEP, 40), (1, AutoresetMode.NEXT_STEP, 20)],
+)
+def test_a_share_of_the_samples_comes_from_episodes_in_which_something_moved(length, mode, rows, size):
     def moves(copy, episode):
-        return (copy == 1) & (episode % 3 == 0)
+        return (copy == 2) & (episode % 3 == 1)
 
-    steps, kept = history([5], 60, AutoresetMode.NEXT_STEP, ENTITIES, moves)
-    for distance, share, expected in ((2.5, 0.7, 0.7), (2.5, 1.0, 1.0), (5.5, 0.7, 0.0)):
-        replay = HindsightReplay(40 * COPIES, task(ENTITIES), moved_share=share, moved_distance=distance)
+    steps, kept = history([length], 60, mode, ENTITIES, moves)
+    for distance, share, expected in ((0.5, 0.7, 0.7), (0.5, 1.0, 1.0), (5.5, 0.7, 0.0)):
+        replay = HindsightReplay(rows * COPIES, task(ENTITIES), moved_share=share, moved_distance=distance)
         add(replay, steps, kept, size)
         copy, episode, time = replay.sample(np.random.default_rng(0), 5000).action.astype(int).T
         moved = moves(copy, episode)
-        chance = sum(len(t) for k, t in stored(steps, kept, 40).items() if moves(*k)) / len(replay)
+        chance = sum(len(t) for k, t in stored(steps, kept, rows).items() if moves(*k)) / len(replay)
         assert 0.05 < chance < 0.2
         assert np.mean(moved) == pytest.approx(expected + (1 - expected) * chance, abs=0.03)
-        assert set(time[moved]) == set(range(5))  # also the steps before the movement
+        assert set(time[moved]) == set(time) == set(range(length))  # also the steps before the movement
 
 
 def test_an_episode_counts_as_moved_from_its_own_start_on():
@@ -213,6 +217,17 @@ def test_an_episode_that_was_broken_off_between_rollouts_is_not_continued():
     assert set(zip(now[copy == 1].astype(int), then[copy == 1].astype(int))) == {
         (now, then) for now in range(8) for then in range(1, 9)
     }
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_an_episode_that_ended_is_not_continued_by_one_that_looks_alike(ending):
+    steps, kept = history([50], 4, AutoresetMode.SAME_STEP)
+    replay = HindsightReplay(1000, task(0), share=1.0)
+    replay.add(replace(steps, **{ending: np.arange(4)[:, None] * np.ones((1, 3), int) == 3}), kept)
+    later, kept = history([50], 8, AutoresetMode.SAME_STEP)
+    replay.add(jax.tree.map(lambda x: x[4:], later), kept[4:])
+    drawn = replay.sample(np.random.default_rng(0), 2000)
+    np.testing.assert_array_equal(drawn.action[:, 2] >= 4, drawn.observation["wish"][:, 2] > 4)
 
 
 @pytest.mark.parametrize("rows", [0, 3, 11, 30])
