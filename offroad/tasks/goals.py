@@ -39,9 +39,11 @@ class GoalTask:
 
     @classmethod
     def of(cls, env: gym.Env | VectorEnv) -> "GoalTask":
-        """The task of an environment that has the attribute `goal_task`, or that follows Gymnasium-Robotics.
+        """The task of an environment that has the attribute `goal_task`, or that follows one of two conventions.
 
-        The latter observes a Dict with `achieved_goal` and `desired_goal` and has a method
+        Of entities: a Dict with `objects` `[n, d]` and `goals` `[n, g]`, where the first g features of an object are
+        what it has achieved, and a method `compute_reward(observation)` for any leading axes. Gymnasium-Robotics's:
+        a Dict with `achieved_goal` and `desired_goal` and has a method
         `compute_reward(achieved, desired, info)` that takes batches `[B, g]`; `info` is empty here. Raises
         `OffroadError` for all other environments.
         """
@@ -50,14 +52,19 @@ class GoalTask:
         space = env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
         names = ("achieved_goal", "desired_goal")
         spaces = space.spaces if isinstance(space, gym.spaces.Dict) else {}
-        if (
-            not all(name in spaces for name in names)
-            or (compute_reward := getattr(_one_of(env), "compute_reward", None)) is None
-        ):
+        compute_reward = getattr(_one_of(env), "compute_reward", None)
+        if compute_reward is not None and {"objects", "goals"} <= spaces.keys():
+            size = (spaces["goals"].shape or (0,))[-1]
+            return cls(
+                lambda observation: observation["objects"][..., :size],
+                lambda observation, goal: {**observation, "goals": goal},
+                compute_reward,
+            )
+        if compute_reward is None or not all(name in spaces for name in names):
             name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
             raise OffroadError(
                 f"environment {name!r} tells no goals; give it an attribute goal_task (an offroad.tasks.GoalTask), or "
-                "observations with achieved_goal and desired_goal and a method compute_reward as in Gymnasium-Robotics"
+                "a method compute_reward and observations with objects and goals, or with achieved_goal and desired_goal"
             )
         shape = spaces["desired_goal"].shape or ()
 
