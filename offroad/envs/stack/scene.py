@@ -15,7 +15,7 @@ AWAY = 10.0  # absent blocks float out here
 
 _HEAD = """
 <mujoco model="stack">
-  <option timestep="0.008" integrator="implicitfast" cone="elliptic" impratio="10"/>
+  <option timestep="0.008" integrator="Euler" cone="elliptic" impratio="10"/>
   <visual><headlight ambient="0.4 0.4 0.4"/></visual>
   <default>
     <geom condim="4" friction="{friction} 0.05 0.01"/>
