@@ -106,13 +106,11 @@ class Stage:
 
 
 class SuccessGated:
-    """Works on one stage until it is mastered, then on the next; goes back when the next is too hard.
+    """Works on one stage until it is mastered, then on the next; goes back when what was mastered is lost.
 
-    Only graded episodes of the present stage's own tasks count, and only those that began since the last change of
-    stage. With the last `window` of them complete, a success rate above `promote` leads to the next stage. One below
-    `demote` leads to the one before, but not before the present stay has had `window * 2**d` such episodes, d being how
-    often this stage was left downwards before. So a hard stage gets longer at every attempt, and a learner that masters
-    the one below again at once does not swing between the two in every window.
+    Two success rates are kept, each over the last `window` graded episodes that began since the last change of stage:
+    one above `promote` on the present stage leads to the next, one below `demote` on rehearsals of earlier stages leads
+    to the one before. That a new stage is hard at first sends nobody back.
 
     Attributes: `stage` (index), `episodes` (that ended, graded or not), and `history`, a list of one dictionary for
     each change: after which `episode`, `from` and `to` which stage (indices), at what `success`.
@@ -148,37 +146,38 @@ class SuccessGated:
         self.promote, self.demote, self.window, self.rehearsal = promote, demote, window, rehearsal
         self.stage = self.episodes = 0
         self.history: list[dict[str, Any]] = []
-        self._stay = 0  # episodes that counted since the last change
-        self._results: deque[bool] = deque(maxlen=window)
+        self._present: deque[bool] = deque(maxlen=window)
+        self._rehearsed: deque[bool] = deque(maxlen=window)
 
     def sample(self, random: np.random.Generator) -> Options:
-        if self.stage > 0 and random.random() < self.rehearsal:
-            return {**self.stages[random.integers(self.stage)].sample(random), NOTE: None}
-        return {**self.stages[self.stage].sample(random), NOTE: len(self.history)}
+        rehearsed = self.stage > 0 and random.random() < self.rehearsal
+        stage = int(random.integers(self.stage)) if rehearsed else self.stage
+        return {**self.stages[stage].sample(random), NOTE: (len(self.history), stage)}
 
     def record(self, options: Mapping[str, Any], success: bool, graded: bool) -> None:
         self.episodes += 1
-        if not graded or options[NOTE] != len(self.history):
+        changes, stage = options[NOTE]
+        if not graded or changes != len(self.history):
             return
-        self._results.append(success)
-        self._stay += 1
-        if len(self._results) < self.window:
+        results = self._present if stage == self.stage else self._rehearsed
+        results.append(success)
+        if len(results) < self.window:
             return
-        rate = sum(self._results) / self.window
-        attempts = sum(change["from"] == self.stage > change["to"] for change in self.history)
-        if rate > self.promote and self.stage + 1 < len(self.stages):
+        rate = sum(results) / self.window
+        if stage == self.stage and rate > self.promote and self.stage + 1 < len(self.stages):
             self._move(self.stage + 1, rate)
-        elif rate < self.demote and self.stage > 0 and self._stay >= self.window * 2**attempts:
+        elif stage < self.stage and rate < self.demote:
             self._move(self.stage - 1, rate)
 
     def metrics(self) -> dict[str, float]:
-        """The stage (from 0), the number of promotions, and the success rate, unless no episode has counted yet."""
+        """The stage (from 0), the number of promotions, and the success rates, where episodes have counted yet."""
         metrics = {
             "curriculum/stage": float(self.stage),
             "curriculum/promotions": float(sum(change["to"] > change["from"] for change in self.history)),
         }
-        if self._results:
-            metrics["curriculum/success"] = sum(self._results) / len(self._results)
+        for name, results in (("success", self._present), ("rehearsal", self._rehearsed)):
+            if results:
+                metrics[f"curriculum/{name}"] = sum(results) / len(results)
         return metrics
 
     def get_state(self) -> dict[str, Any]:
@@ -186,19 +185,21 @@ class SuccessGated:
             "stage": self.stage,
             "episodes": self.episodes,
             "history": [dict(change) for change in self.history],
-            "stay": self._stay,
-            "window": list(self._results),
+            "present": list(self._present),
+            "rehearsed": list(self._rehearsed),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        if state["stage"] >= len(self.stages) or len(state["window"]) > self.window:
+        if state["stage"] >= len(self.stages) or len(state["present"]) > self.window:
             raise OffroadError(
-                f"a saved curriculum at stage {state['stage']} with {len(state['window'])} episodes in its window does "
-                f"not fit one of {len(self.stages)} stages and a window of {self.window}; create it as that one was"
+                f"a saved curriculum at stage {state['stage']} with {len(state['present'])} episodes in its window "
+                f"does not fit one of {len(self.stages)} stages and a window of {self.window}; "
+                "create it as that one was"
             )
-        self.stage, self.episodes, self._stay = state["stage"], state["episodes"], state["stay"]
+        self.stage, self.episodes = state["stage"], state["episodes"]
         self.history = [dict(change) for change in state["history"]]
-        self._results = deque(state["window"], maxlen=self.window)
+        self._present = deque(state["present"], maxlen=self.window)
+        self._rehearsed = deque(state["rehearsed"], maxlen=self.window)
 
     def _move(self, stage: int, rate: float) -> None:
         verb, names = "promoted" if stage > self.stage else "demoted", [s.name for s in self.stages]
@@ -207,8 +208,9 @@ class SuccessGated:
             f"the last {self.window} graded ones with a success of {rate:.2f}"
         )
         self.history.append({"episode": self.episodes, "from": self.stage, "to": stage, "success": rate})
-        self.stage, self._stay = stage, 0
-        self._results.clear()
+        self.stage = stage
+        self._present.clear()
+        self._rehearsed.clear()
 
 
 class CurriculumVectorEnv(VectorWrapper):

@@ -14,7 +14,7 @@ class StartStates(Protocol):
     """What demonstrations are to `DemonstrationResets`."""
 
     def sample_state(self, random: np.random.Generator) -> Mapping[str, Any]:
-        """The reset options that put an environment into some state of some demonstration."""
+        """Some state on the way of some demonstration: what `reset(options={"state": ...})` takes."""
         ...
 
 
@@ -32,7 +32,7 @@ class DemonstrationResets:
 
     def sample(self, random: np.random.Generator) -> Options:
         if random.random() < self.share:
-            return {**self.demonstrations.sample_state(random), NOTE: "demonstration"}
+            return {"state": self.demonstrations.sample_state(random), NOTE: "demonstration"}
         return {} if self.curriculum is None else self.curriculum.sample(random)
 
     def record(self, options: Mapping[str, Any], success: bool, graded: bool) -> None:
