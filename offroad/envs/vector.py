@@ -59,8 +59,6 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
     reset options, and when rendering finds no OpenGL.
     """
 
-    camera_distance = 4.0  # m, in rendered frames
-
     def __init__(
         self,
         models: mujoco.MjModel | Sequence[mujoco.MjModel],
@@ -220,10 +218,10 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         return self._observe(), reward, terminated, truncated, info
 
     def render(self) -> tuple[ndarray, ...] | None:
-        """One RGB frame `[height, width, 3]` for each world, following its first body; None without a render mode."""
+        """One RGB frame `[height, width, 3]` for each world; None without a render mode."""
         if self.render_mode is None:
             return None
-        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size, self.camera_distance)
+        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size)
         return tuple(self._renderer.frame(model, state) for model, state in zip(self.models, self._state))
 
     def close_extras(self, **kwargs: Any) -> None:

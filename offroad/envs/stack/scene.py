@@ -17,6 +17,9 @@ _HEAD = """
 <mujoco model="stack">
   <option timestep="0.008" integrator="Euler" cone="elliptic" impratio="10"/>
   <visual><headlight ambient="0.4 0.4 0.4"/></visual>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1="0.75 0.8 0.87" rgb2="0.95 0.96 0.98" width="64" height="64"/>
+  </asset>
   <default>
     <geom condim="4" friction="{friction} 0.05 0.01"/>
     <default class="finger">
@@ -26,6 +29,8 @@ _HEAD = """
   </default>
   <worldbody>
     <light pos="0 0 2" dir="0 0 -1"/>
+    <body name="focus" pos="0 0 0.12"/>
+    <camera name="view" mode="targetbody" target="focus" pos="0.62 -0.5 0.42"/>
     <geom name="table" type="plane" size="1 1 0.1" rgba="0.85 0.83 0.78 1"/>
     <body name="hand" gravcomp="1">
       <joint name="x" type="slide" axis="1 0 0" armature="1"/>

@@ -92,8 +92,6 @@ class Stack(MujocoVectorEnv):
             that is not in place from the start.
     """
 
-    camera_distance = 1.1
-
     def __init__(
         self,
         num_envs: int = 1,
