@@ -131,7 +131,10 @@ class InspectedPhysics:
 
 
 class Renderer:
-    """Draws worlds off screen, through their camera "view" or else following the first body, without shadows and reflections, which cost most of the time on a CPU."""
+    """Draws worlds off screen, through their camera "view" if there is one, else following the first body.
+
+    Without shadows and reflections, which cost most of the time on a CPU.
+    """
 
     def __init__(self, model: mujoco.MjModel, height: int, width: int):
         # The buffer belongs to the model that the context is made from.

@@ -154,7 +154,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Starts new episodes: in all worlds, or where `options["reset_mask"]` (bool `[N]`) is True.
 
         An integer seeds world i with `seed + i`, a sequence gives each world its own. The other options go to the task.
@@ -179,7 +179,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def step(
         self, actions: Any
-    ) -> tuple[Observation, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
+    ) -> tuple[Any, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
         """Steps every world with its row of `actions [N, A]`; see Gymnasium for what is returned."""
         self._check_actions(actions)
         resetting = self._ended  # with NEXT_STEP, worlds whose action is ignored

@@ -97,6 +97,13 @@ class Demonstrations:
         lengths = np.array([len(steps) for steps, _ in episodes])
         return cls(jax.tree.map(lambda x: x[rows, copies], new), lengths, found)
 
+    def first(self, episodes: int) -> "Demonstrations":
+        """The first so many episodes."""
+        lengths = self.lengths[:episodes]
+        steps = int(lengths.sum())
+        states = None if self.states is None else self.states[:episodes]
+        return Demonstrations(jax.tree.map(lambda x: x[:steps], self.transitions), lengths, states)
+
     def save(self, path: str | Path) -> None:
         """Writes a NumPy archive (.npz) of plain arrays named like `observation/objects`."""
         arrays = {"lengths": self.lengths, **_flatten(_fields(self.transitions))}

@@ -64,7 +64,7 @@ class GoalTask:
             name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
             raise OffroadError(
                 f"environment {name!r} tells no goals; give it an attribute goal_task (an offroad.tasks.GoalTask), or "
-                "a method compute_reward and observations with objects and goals, or with achieved_goal and desired_goal"
+                "a method compute_reward and observations with objects and goals, or achieved_goal and desired_goal"
             )
         shape = spaces["desired_goal"].shape or ()
 

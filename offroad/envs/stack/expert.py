@@ -150,7 +150,7 @@ class _View:
         undecided = np.ones(len(block), bool)
         for width in (wide, narrow):
             for offset in GRIPS:
-                place = middle + [offset, 0.0, 0.0] if hand is None else hand
+                place = middle + np.array([offset, 0.0, 0.0]) if hand is None else hand
                 free = undecided & ~self.obstacles(block, width, place).any(1)
                 best[free], opening[free] = place[free], width[free]
                 undecided &= ~free
