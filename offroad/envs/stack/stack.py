@@ -156,7 +156,7 @@ class Stack(MujocoVectorEnv):
         missing = (observation["mask"] > 0) & ~self.placed(observation, chosen)
         done = ~missing.any(-1)
         if chosen is PRECISIONS["loose"]:
-            return done
+            return np.asarray(done)
         return np.asarray(done & (self._away(observation, chosen) | _in_air(observation).any(-1)))
 
     def stands(self, seconds: float | int = 1.0) -> Bool[ndarray, "N"]:
