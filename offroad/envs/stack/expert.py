@@ -23,9 +23,9 @@ CORRIDOR = (0.07, 0.082, 9.0)  # the hand's way at the blocks' height
 FIST = (0.064, 0.042)  # the closed fingers at its height
 
 FINGER = 0.014  # thickness
-WIDE, NARROW = 0.033, 0.028  # opening of each finger round a block, and beside a neighbour
+WIDE, NARROW = 0.033, 0.0285  # opening of each finger round a block, and beside a neighbour
 TOUCH = 0.061  # between the hand and a block beside its closed fingers, along x
-FREED = 0.05  # along x between two blocks, for a finger that comes down beside one
+FREED = 0.075  # along x between two blocks, for a finger that comes down beside one
 RUN_UP = 0.013  # before a push
 PUSH = 0.03  # at most, in one decision
 GRIPS = (0.0, -0.01, 0.01, -0.02, 0.02)  # of the hand along x from the block's middle, tried in this order
@@ -123,7 +123,7 @@ class _View:
     def in_hand(self) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
         """The block that the fingers hold, and whether there is one."""
         inside = _within(self.block - self.hand[:, None], 0.03, 0.015, 0.025)
-        closed = (self.fingers > 0.01) & (self.fingers < 0.0275)
+        closed = (self.fingers > 0.01) & (self.fingers < 0.0265)
         return inside.argmax(1), inside.any(1) & closed
 
     def obstacles(self, block: Int[ndarray, "N"], opening: Float[ndarray, "N"], place: ndarray) -> Bool[ndarray, "N n"]:
@@ -224,9 +224,11 @@ def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Boo
             ahead = side * gap[..., 0]
             way = (ahead > 0) & (ahead < need[:, None] + 0.053) & (np.abs(gap[..., 1]) < 0.053) & (gap[..., 2] < 0.04)
             possible = stuck & ~((hit | way) & view.others(candidate)).any(1)
-            better = possible & (need < cost)
+            crowded = (ahead > 0) & (ahead < need[:, None] + 0.08) & (np.abs(gap[..., 1]) < PALM[1])
+            price = need + 0.5 * (crowded & view.others(candidate)).any(1)
+            better = possible & (price < cost)
             after = own + np.stack((side * (need - TOUCH), 0 * need, 0 * need), 1)
-            best, cost = np.where(better, candidate, best), np.where(better, need, cost)
+            best, cost = np.where(better, candidate, best), np.where(better, price, cost)
             hand = np.where(better[:, None], np.where(view.beside(candidate)[:, None], after, before), hand)
     return best, np.isfinite(cost), hand
 
