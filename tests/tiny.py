@@ -22,6 +22,12 @@ def cheetah(num_envs=4):
     return offroad.make_vec("offroad/HalfCheetah-v5", num_envs=num_envs, num_threads=1)
 
 
+def stack(num_envs=4, **options):
+    """Two slots for blocks; resets are left to the caller."""
+    options = {"blocks": 2, "num_threads": 1, "autoreset_mode": AutoresetMode.DISABLED, **options}
+    return offroad.make_vec("offroad/Stack-v0", num_envs=num_envs, **options)
+
+
 def ppo(env, seed=0, **config):
     config = PPOConfig(**{"rollout": 8, "epochs": 1, "minibatch": 16, "hidden": (8,), **config})
     return PPO.create(Spaces.of(env), config, jax.random.key(seed))

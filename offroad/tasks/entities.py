@@ -41,9 +41,7 @@ class CompactReplay(Replay):
 
         batch = self.replay.sample(rng, shape)
         return Transition(
-            **{
-                name: trimmed(value) if name.endswith("observation") else value for name, value in vars(batch).items()
-            }
+            **{name: trimmed(value) if name.endswith("observation") else value for name, value in vars(batch).items()}
         )
 
     def get_state(self) -> dict[str, Any]:
