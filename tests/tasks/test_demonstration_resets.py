@@ -5,9 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from tiny import stack
+from tiny import stack, stack_episodes
 
-from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.tasks import CurriculumVectorEnv, DemonstrationResets, Demonstrations, Stage, SuccessGated
 from offroad.train import checkpoint
@@ -18,17 +17,9 @@ STEPS = 6
 @pytest.fixture(scope="module")
 def demonstrations():
     """Random episodes of one block in world 0 and of two in the others."""
-    env, random = stack(4, max_episode_steps=STEPS), np.random.default_rng(0)
-    env.reset(seed=0)
-    before, _ = env.reset(options={"blocks": 1, "reset_mask": np.arange(4) == 0})
-    rows, states = [], []
-    for _ in range(STEPS):
-        states.append([env.world_state(world) for world in range(4)])
-        action = random.uniform(-1, 1, (4, 4)).astype(np.float32)
-        after, reward, terminated, truncated, _ = env.step(action)
-        rows.append(Transition(before, action, reward, after, terminated, truncated))
-        before = after
-    return Demonstrations.of_rollout(jax.tree.map(lambda *x: np.stack(x), *rows), states=states)
+    one = {"blocks": 1, "reset_mask": np.arange(4) == 0}
+    transitions, states = stack_episodes(stack(4), STEPS, [one])
+    return Demonstrations.of_rollout(transitions, states=states)
 
 
 def wrapped(num_envs, curriculum):
