@@ -40,7 +40,7 @@ def off_policy(
     wandb: bool = False,
     callback: Callable[[Metrics], None] | None = None,
 ) -> TrainResult:
-    """Trains an off-policy agent (SAC, TD3, DQN) for at least `steps` environment steps.
+    """Trains an off-policy agent (SAC, TD3, DDPG, DQN) for at least `steps` environment steps.
 
     **Arguments:**
 
