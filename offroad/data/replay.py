@@ -55,6 +55,10 @@ class Replay:
         rows = rng.integers(len(self), size=shape)
         return jax.tree.map(lambda ring: ring[rows], self._ring)
 
+    def describe(self) -> dict[str, Any]:
+        """The kind and its settings as JSON, for a run's `config.json`; replays with equal ones continue each other."""
+        return {"kind": type(self).__name__, "capacity": self.capacity}
+
     def get_state(self) -> dict[str, Any]:
         """The filled part as nested dicts of arrays: views, to be saved before the next `add`."""
         if self._ring is None:

@@ -1,33 +1,30 @@
 """Episodes that start on the way of a demonstration, so that the end of a long task is met early."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from offroad.errors import OffroadError
 from offroad.tasks.curriculum import NOTE, Curriculum, Options
-
-
-@runtime_checkable
-class StartStates(Protocol):
-    """What demonstrations are to `DemonstrationResets`."""
-
-    def sample_state(self, random: np.random.Generator) -> Mapping[str, Any]:
-        """Some state on the way of some demonstration: what `reset(options={"state": ...})` takes."""
-        ...
+from offroad.tasks.demonstrations import Demonstrations
 
 
 class DemonstrationResets:
     """A curriculum whose episodes start, with probability `share`, from a state on the way of a demonstration.
 
     All others are those of `curriculum`, or plain ones without options if that is None; only they are recorded by it.
-    From Nair et al. (2018), "Overcoming Exploration in Reinforcement Learning with Demonstrations", section IV-D.
+    The environment must know the reset option `state`. From Nair et al. (2018), "Overcoming Exploration in
+    Reinforcement Learning with Demonstrations", section IV-D.
+
+    Raises `OffroadError` for demonstrations without states of the simulator.
     """
 
-    def __init__(self, curriculum: Curriculum | None, demonstrations: StartStates, share: float | int):
+    def __init__(self, curriculum: Curriculum | None, demonstrations: Demonstrations, share: float | int):
         if not 0 <= share <= 1:
             raise OffroadError(f"the share of episodes that start from demonstrations is {share}, expected 0 to 1")
+        if demonstrations.states is None:
+            raise OffroadError("these demonstrations hold no states of the simulator; record them with states")
         self.curriculum, self.demonstrations, self.share = curriculum, demonstrations, share
 
     def sample(self, random: np.random.Generator) -> Options:

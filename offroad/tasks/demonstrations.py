@@ -25,6 +25,7 @@ from offroad.data.replay import Replay
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
+from offroad.tasks.entities import CompactReplay
 
 State = dict[str, Any]
 """A simulator's state: a (nested) dict of arrays and numbers, what `reset(options={"state": ...})` takes."""
@@ -188,6 +189,11 @@ class DemonstrationReplay(Replay):
         super().__init__(replay.capacity)
         if not 0 < share < 1:
             raise OffroadError(f"the share of demonstrations in a batch is {share}, expected a number between 0 and 1")
+        if isinstance(replay, CompactReplay) or isinstance(demonstrations, CompactReplay):
+            raise OffroadError(
+                "experience and demonstrations that are cut to their own numbers of objects do not mix; use "
+                "CompactReplay(DemonstrationReplay(...)), which cuts both alike"
+            )
         if not len(demonstrations):
             raise OffroadError("the replay of demonstrations is empty; fill it with Demonstrations.fill(replay)")
         self.replay, self.demonstrations, self.share = replay, demonstrations, share
@@ -210,6 +216,10 @@ class DemonstrationReplay(Replay):
         )
         mixed: Transition = jax.tree.map(lambda *x: np.concatenate(x, axis=len(outer)), *parts)
         return replace(mixed, demonstrated=np.zeros(shape, bool) | (np.arange(batch) >= batch - shown))
+
+    def describe(self) -> dict[str, Any]:
+        parts = {"replay": self.replay.describe(), "demonstrations": self.demonstrations.describe()}
+        return {"kind": type(self).__name__, "share": self.share, **parts}
 
     def get_state(self) -> dict[str, Any]:
         return {"replay": self.replay.get_state(), "demonstrations": self.demonstrations.get_state()}

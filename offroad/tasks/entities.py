@@ -1,23 +1,25 @@
 """Batches of entity observations without the padding that none of their rows needs."""
 
+from dataclasses import replace
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from offroad.data.replay import Replay
 from offroad.data.transitions import Transition
-
-ENTITIES = ("objects", "goals", "mask")
+from offroad.errors import OffroadError
 
 
 class CompactReplay(Replay):
-    """A replay whose samples are cut to as many slots for objects as have ever been in use.
+    """A replay whose samples are cut to as many slots for objects as one of them has needed so far: `slots`.
 
-    Networks that take any number of objects (`nets.relational.Relational`) then pay for the objects there are: a
-    curriculum that begins with one object in a scene for four costs a quarter. Objects must fill the slots from the
-    first one on; observations need a `mask`. Compiled updates are compiled anew when the number grows.
+    Networks that take any number of objects (`nets.relational.Relational`, without running normalisation of
+    observations) then pay for the objects there are: a curriculum that begins with one object in a scene for four costs
+    a quarter. The slots of absent objects must come last. Compiled updates are compiled anew when the number grows.
+
+    It goes around all other replays, whose samples it cuts: `CompactReplay(DemonstrationReplay(...))`. Raises
+    `OffroadError` for observations without `objects` and `mask`.
     """
 
     def __init__(self, replay: Replay):
@@ -28,21 +30,19 @@ class CompactReplay(Replay):
         return len(self.replay)
 
     def add(self, transitions: Transition, mask: Bool[np.ndarray, "T N"] | None = None) -> None:
-        used = np.flatnonzero(np.asarray(transitions.observation["mask"]).reshape(-1, _slots(transitions)).any(0))
-        self.slots = max(self.slots, int(used[-1]) + 1 if len(used) else 0)
+        _present(transitions.observation)
         self.replay.add(transitions, mask)
 
     def sample(self, rng: np.random.Generator, shape: int | tuple[int, ...]) -> Transition:
-        lead = 1 if isinstance(shape, int) else len(shape)
-        cut = (*(slice(None),) * lead, slice(self.slots))
-
-        def trimmed(observation: dict[str, Any]) -> dict[str, Any]:
-            return {name: part[cut] if name in ENTITIES else part for name, part in observation.items()}
-
         batch = self.replay.sample(rng, shape)
-        return Transition(
-            **{name: trimmed(value) if name.endswith("observation") else value for name, value in vars(batch).items()}
-        )
+        present = _present(batch.observation) | _present(batch.next_observation)
+        needed = np.flatnonzero(present.reshape(-1, present.shape[-1]).any(axis=0))
+        self.slots = max([self.slots, *(needed + 1).tolist()])
+        observation, following = (_cut(part, self.slots) for part in (batch.observation, batch.next_observation))
+        return replace(batch, observation=observation, next_observation=following)
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": type(self).__name__, "replay": self.replay.describe()}
 
     def get_state(self) -> dict[str, Any]:
         return {"replay": self.replay.get_state(), "slots": self.slots}
@@ -52,5 +52,17 @@ class CompactReplay(Replay):
         self.slots = state["slots"]
 
 
-def _slots(transitions: Transition) -> int:
-    return jax.tree.leaves(transitions.observation["mask"])[0].shape[-1]
+def _present(observation: Any) -> Bool[np.ndarray, "*batch n"]:
+    """The mask of an entity observation."""
+    if not isinstance(observation, dict) or not {"objects", "mask"} <= observation.keys():
+        found = f"the entries {sorted(observation)}" if isinstance(observation, dict) else "no entries"
+        raise OffroadError(
+            f"a CompactReplay was given observations with {found}, expected a Dict with 'objects' [n, d] and 'mask' "
+            "[n]; use the replay inside it alone"
+        )
+    return np.asarray(observation["mask"]) > 0
+
+
+def _cut(observation: dict[str, Any], slots: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+    cuts = {"objects": np.s_[..., :slots, :], "goals": np.s_[..., :slots, :], "mask": np.s_[..., :slots]}
+    return {name: part[cuts[name]] if name in cuts else part for name, part in observation.items()}

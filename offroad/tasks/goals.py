@@ -64,7 +64,7 @@ class GoalTask:
             name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
             raise OffroadError(
                 f"environment {name!r} tells no goals; give it an attribute goal_task (an offroad.tasks.GoalTask), or "
-                "a method compute_reward and observations with objects and goals, or achieved_goal and desired_goal"
+                "a method compute_reward and observations with objects and goals or achieved_goal and desired_goal"
             )
         shape = spaces["desired_goal"].shape or ()
 
@@ -170,6 +170,10 @@ class HindsightReplay(Replay):
         batch = self._relabel(rng, cells, jax.tree.map(lambda ring: ring.take(cells, axis=0), self._ring))
         leading = (shape,) if isinstance(shape, int) else shape
         return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), batch)
+
+    def describe(self) -> dict[str, Any]:
+        settings = "strategy", "share", "per_entity", "moved_share", "moved_distance"
+        return {**super().describe(), **{name: getattr(self, name) for name in settings}}
 
     def get_state(self) -> dict[str, Any]:
         state = super().get_state()

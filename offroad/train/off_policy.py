@@ -40,7 +40,7 @@ def off_policy(
     wandb: bool = False,
     callback: Callable[[Metrics], None] | None = None,
 ) -> TrainResult:
-    """Trains an off-policy agent (SAC, TD3, DQN) for at least `steps` environment steps.
+    """Trains an off-policy agent (SAC, TD3, DDPG, DQN) for at least `steps` environment steps.
 
     **Arguments:**
 
@@ -58,7 +58,7 @@ def off_policy(
     - `update_ratio`: gradient steps per environment step.
     - `out`, `resume`, `eval_env`, `schedule`, `devices`, `callback`: as in `on_policy`.
     """
-    capacity = None if replay is None else replay.capacity
+    described = None if replay is None else replay.describe()
     replay = Replay(min(steps + env.num_envs * train_every, 1_000_000)) if replay is None else replay
     updates = round(train_every * env.num_envs * update_ratio)
     if updates < 1:
@@ -71,7 +71,7 @@ def off_policy(
         agent,
         env,
         seed,
-        capacity=capacity,
+        replay=described,
         learning_starts=learning_starts,
         train_every=train_every,
         update_ratio=update_ratio,
@@ -97,7 +97,7 @@ PIECE_BYTES = 1 << 28
 """Samples are handed to the compiled updates in pieces of at most this size: those of images would fill the memory."""
 
 
-def _update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
+def update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
     """As many gradient steps as there are `keys` and `batches`."""
 
     def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
@@ -130,7 +130,7 @@ class _HostLoop:
         self._key = jax.random.key(self.seed)
         self._rng = np.random.default_rng(self.seed)
         self._devices = DataParallel(devices)
-        self._learn = jax.jit(_update_many, donate_argnums=0)
+        self._learn = jax.jit(update_many, donate_argnums=0)
 
     def start(self) -> None:
         self._collector.reset(self.agent, self.seed)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from offroad.agents.agent import Agent
 from offroad.data.replay import Replay
 from offroad.errors import OffroadError
 from offroad.train.collect import Metrics
-from offroad.train.off_policy import PIECE_BYTES
+from offroad.train.off_policy import PIECE_BYTES, update_many
 from offroad.train.progress import Progress
 
 CHUNK = 100
@@ -35,11 +34,7 @@ def offline(
     ones, about every hundred. Raises `OffroadError` when a metric is not finite.
     """
 
-    def learn(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
-        agent, metrics = jax.lax.scan(lambda agent, step: agent.update(*step), agent, (batches, keys))
-        return agent, jax.tree.map(jnp.mean, metrics)
-
-    compiled = jax.jit(learn, donate_argnums=0)
+    learn = jax.jit(update_many, donate_argnums=0)
     agent = jax.tree.map(jnp.array, agent)  # a copy: the compiled call overwrites its input
     random, key, batch, done = np.random.default_rng(seed), jax.random.key(seed), agent.config.batch, 0
     row = sum(x.nbytes for x in jax.tree.leaves(replay.sample(np.random.default_rng(seed), (8, batch)))) / 8
@@ -48,7 +43,7 @@ def offline(
         while done < updates:
             n = min(chunk, updates - done)
             keys = jax.random.split(jax.random.fold_in(key, done), n)
-            agent, found = compiled(agent, replay.sample(random, (n, batch)), keys)
+            agent, found = learn(agent, replay.sample(random, (n, batch)), keys)
             done += n
             metrics: Metrics = {name: float(value) for name, value in found.items()}
             if bad := [name for name, value in metrics.items() if not np.isfinite(value)]:

@@ -1,3 +1,4 @@
+import json
 import logging
 
 import gymnasium as gym
@@ -12,7 +13,6 @@ from tiny import Proportional, leaves, steps_env
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
 from offroad.tasks.curriculum import NOTE, CurriculumVectorEnv, Stage, SuccessGated, Uniform
-from offroad.tasks.demonstration_resets import DemonstrationResets
 from offroad.train import checkpoint
 from offroad.train.collect import HostCollector
 
@@ -259,49 +259,93 @@ def test_promotion_needs_a_full_window_above_the_threshold():
     assert play(curriculum, [1] * 50) == 2  # the last one
 
 
-def test_demotion_needs_a_full_window_and_one_twice_as_long_each_time(caplog):
-    curriculum = gated(window=10)
+def end(curriculum, stage, outcomes, graded=True):
+    """Graded episodes of one stage, as if the others had not ended yet."""
+    random = np.random.default_rng(0)
+    for success in outcomes:
+        options = curriculum.sample(random)
+        while options["level"] != stage + 1:
+            options = curriculum.sample(random)
+        curriculum.record(options, bool(success), graded)
+    return curriculum.stage
+
+
+def test_demotion_needs_a_full_window_of_rehearsals_below_the_threshold(caplog):
+    curriculum = gated(window=10, rehearsal=0.5)
     assert play(curriculum, [0] * 50) == 0  # the first one
     assert play(curriculum, [1] * 9) == 1
+    assert end(curriculum, 1, [0] * 50) == 1  # hard at first, which is no reason to go back
+    assert curriculum.metrics() == {"curriculum/stage": 1, "curriculum/promotions": 1, "curriculum/success": 0}
+    assert end(curriculum, 0, [0, 0, 0, 1, 1, 0, 1, 0, 0]) == 1  # 3 of 9: too few, even if all but these failed
+    assert end(curriculum, 0, [0]) == 1  # 3 of 10 is not below 0.3
+    assert end(curriculum, 0, [0] * 3) == 1  # the window moves on past three failures
+    assert curriculum.metrics()["curriculum/rehearsal"] == 0.3
     with caplog.at_level(logging.INFO, "offroad.tasks.curriculum"):
-        assert play(curriculum, [0] * 9) == 1
-        assert play(curriculum, [0]) == 0
-    assert "demoted from stage '1' to '0' after 69 episodes" in caplog.text
-    for stay in (20, 40):
-        assert play(curriculum, [1] * 10) == 1
-        assert play(curriculum, [0] * (stay - 1)) == 1
-        assert play(curriculum, [0]) == 0
-    # It stays while the last window is not below the threshold.
-    assert play(curriculum, [1] * 10) == 1
-    assert play(curriculum, [0] * 77 + [1] * 3 + [0] * 7) == 1
-    assert play(curriculum, [0]) == 0
-    # Stages count for themselves: the next one is first judged after one window.
-    assert play(curriculum, [1] * 20) == 2
-    assert play(curriculum, [0] * 10) == 1
-    changes = [(change["from"], change["to"]) for change in curriculum.history]
-    assert changes == [(0, 1), (1, 0)] * 4 + [(0, 1), (1, 2), (2, 1)]
+        assert end(curriculum, 0, [0]) == 0
+    assert "demoted from stage '1' to '0' after 123 episodes" in caplog.text
+    assert curriculum.history == [
+        {"episode": 59, "from": 0, "to": 1, "success": 0.9},
+        {"episode": 123, "from": 1, "to": 0, "success": 0.2},
+    ]
+    assert curriculum.metrics() == {"curriculum/stage": 0, "curriculum/promotions": 1}  # both windows start afresh
+    assert end(curriculum, 0, [1] * 9) == 0
+    assert end(curriculum, 0, [1]) == 1
 
 
-def test_only_graded_episodes_of_the_present_stay_and_of_its_own_tasks_count():
+def test_rehearsals_of_all_earlier_stages_count_together_and_never_promote():
+    curriculum = gated(window=4, rehearsal=0.5)
+    assert play(curriculum, [1] * 4) == 1
+    assert end(curriculum, 0, [1] * 50) == 1
+    assert end(curriculum, 1, [1] * 4) == 2
+    assert end(curriculum, 0, [0, 0, 1]) == 2
+    assert end(curriculum, 1, [1]) == 2
+    assert end(curriculum, 1, [0, 0]) == 2  # the newest four: 1 1 0 0
+    assert end(curriculum, 0, [0]) == 1  # 1 0 0 0, to the stage before, whichever was lost
+    assert [(change["from"], change["to"]) for change in curriculum.history] == [(0, 1), (1, 2), (2, 1)]
+    assert curriculum.history[-1]["success"] == 0.25
+
+
+def test_only_graded_episodes_that_began_since_the_last_change_count():
     curriculum = gated(window=2, rehearsal=0.5)
     random = np.random.default_rng(0)
     early = curriculum.sample(random)
-    for _ in range(10):
-        curriculum.record(curriculum.sample(random), True, graded=False)
+    assert end(curriculum, 0, [1] * 10, graded=False) == 0
     assert curriculum.episodes == 10
-    assert curriculum.stage == 0
-    assert play(curriculum, [1, 1]) == 1
-    curriculum.record(early, False, True)  # began before the promotion
-    own = curriculum.sample(random)
-    while own["level"] == 1:
-        curriculum.record(own, False, True)  # rehearsal
-        own = curriculum.sample(random)
+    assert end(curriculum, 0, [1, 1]) == 1
+    for _ in range(10):
+        curriculum.record(early, False, True)  # of stage 0, but no rehearsal: it began before the promotion
+    assert end(curriculum, 0, [0] * 10, graded=False) == 1
+    assert curriculum.metrics() == {"curriculum/stage": 1, "curriculum/promotions": 1}
+    assert end(curriculum, 0, [0, 0]) == 0
+    for _ in range(10):
+        curriculum.record(early, True, True)  # the same stage, but an earlier stay
     assert "curriculum/success" not in curriculum.metrics()
-    curriculum.record(own, False, True)
-    curriculum.record(own, False, True)
     assert curriculum.stage == 0
-    curriculum.record(early, True, True)
-    assert "curriculum/success" not in curriculum.metrics()  # the same stage, but an earlier stay
+    assert curriculum.episodes == 44
+
+
+def test_a_restored_curriculum_goes_on_in_the_same_way():
+    def follow(curriculum, seed, count):
+        """Episodes that fail in a third of the cases; what is told after each."""
+        random = np.random.default_rng(seed)
+        for _ in range(count):
+            options = curriculum.sample(random)
+            curriculum.record(options, bool(random.random() < 2 / 3), bool(random.random() < 0.8))
+            yield options, curriculum.metrics(), list(curriculum.history)
+
+    options = {"stages": 4, "promote": 0.7, "demote": 0.6, "window": 5, "rehearsal": 0.4}
+    curriculum = gated(**options)
+    for cut in range(20):
+        list(follow(curriculum, cut, 13))
+        other = gated(**options)
+        list(follow(other, 99, 30))
+        other.set_state(json.loads(json.dumps(curriculum.get_state())))
+        assert other.get_state() == curriculum.get_state()
+        copy = gated(**options)
+        copy.set_state(curriculum.get_state())
+        assert list(follow(copy, 7, 60)) == list(follow(other, 7, 60))
+    directions = {change["to"] - change["from"] for change in curriculum.history}
+    assert directions == {1, -1}
 
 
 def test_rehearsal_draws_earlier_stages_uniformly():
@@ -341,12 +385,15 @@ def test_a_run_continues_from_a_saved_state_to_the_bit(tmp_path):
     def make():
         stages = [Stage("a", {"level": 1}), Stage("b", [(1, {"level": 2}), (1, {"state": np.ones(2)})])]
         stages.append(Stage("c", {"level": 3}))
-        return CurriculumVectorEnv(Levels(4), SuccessGated(stages, window=6, demote=0.7), deterministic_envs=2)
+        return CurriculumVectorEnv(
+            Levels(4), SuccessGated(stages, demote=0.7, window=4, rehearsal=0.5), deterministic_envs=2
+        )
 
     env, other = make(), make()
     env.reset(seed=1)
     run(env, 30, 0)
-    assert len(env.curriculum.history) > 1
+    assert env.curriculum.history
+    assert env.curriculum.get_state()["rehearsed"]
     checkpoint.save(tmp_path / "state", {"env": env.get_state()})
     expected = run(env, 60, 1)
     other.reset(seed=2)
@@ -393,40 +440,6 @@ def test_the_host_collector_sees_same_step_autoreset(nested):
     assert curriculum.metrics()["curriculum/success"] == 7 / 13
 
 
-class Halfway:
-    def sample_state(self, random):
-        return {"state": np.full(2, random.integers(5, 9))}
-
-
-def test_a_share_of_episodes_starts_from_demonstrations_and_is_not_recorded():
-    inner = Listed({"level": 1})
-    curriculum = DemonstrationResets(inner, Halfway(), 0.25)
-    env = CurriculumVectorEnv(Levels(40), curriculum, deterministic_envs=0)
-    observation, _ = env.reset(seed=0)
-    levels = observation[:, 0]
-    assert set(levels) <= {1, 11, 13, 15, 17}
-    shown = int((levels > 1).sum())
-    assert 2 <= shown <= 20
-    assert inner.given == 40 - shown
-    for _ in range(16):
-        env.step(np.ones((40, 2), np.float32))
-    assert inner.records == [({"level": 1}, True, True)] * len(inner.records)
-    assert len(inner.records) > 40
-    assert env.metrics() == inner.metrics()
-    other = DemonstrationResets(Listed(), Halfway(), 0.25)
-    other.set_state(curriculum.get_state())
-    assert other.curriculum.given == inner.given
-
-    always, never = DemonstrationResets(None, Halfway(), 1), DemonstrationResets(None, Halfway(), 0)
-    random = np.random.default_rng(0)
-    assert set(always.sample(random)) == {"state", NOTE}
-    assert never.sample(random) == {}
-    for alone in (always, never):
-        alone.record(alone.sample(random), True, True)
-        alone.set_state(alone.get_state())
-        assert alone.metrics() == {}
-
-
 def failing_step(**options):
     env = CurriculumVectorEnv(Levels(2), Listed({}), deterministic_envs=0, **options)
     env.reset(seed=0)
@@ -440,11 +453,10 @@ ERRORS = {
     "window=0": lambda: gated(window=0),
     "rehearsal=1;": lambda: gated(rehearsal=1),
     "does not fit one of 2 stages": lambda: gated(2).set_state(gated().get_state() | {"stage": 2}),
-    "10 episodes in its window": lambda: gated(window=9).set_state(gated().get_state() | {"window": [True] * 10}),
+    "10 episodes in its window": lambda: gated(window=9).set_state(gated().get_state() | {"present": [True] * 10}),
     r"weights \[\]": lambda: Stage("empty", []),
     r"weights \[-1.0, 2.0\]": lambda: Stage("odd", [(-1, {}), (2, {})]),
     r"Uniform\(2, 1\)": lambda: Uniform(2, 1),
-    "is 1.5, expected 0 to 1": lambda: DemonstrationResets(None, Halfway(), 1.5),
     "autoreset_mode NEXT_STEP": lambda: CurriculumVectorEnv(walks(mode=AutoresetMode.NEXT_STEP), Listed({})),
     "fewer than the 3 worlds": lambda: CurriculumVectorEnv(walks(), Listed({})),
     r"options \['goal'\]": lambda: CurriculumVectorEnv(walks(), Listed({}), deterministic_envs=0).reset(

@@ -8,7 +8,6 @@ import pytest
 from gymnasium import spaces as gym_spaces
 from gymnasium.vector import VectorWrapper
 from jax_envs import point
-from offroad.tasks.goals import GoalTask, HindsightReplay
 
 from offroad.agents import DDPG, DDPGConfig, Imitation
 from offroad.data.replay import Replay
@@ -16,6 +15,7 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.tasks.demonstrations import DemonstrationReplay, Demonstrations
+from offroad.tasks.goals import GoalTask, HindsightReplay
 from offroad.train.off_policy import off_policy
 
 SPACES = Spaces(

@@ -11,8 +11,8 @@ import mujoco
 BLOCK = 0.05  # edge of a cube
 OPEN = 0.04  # the fingers' widest distance from the middle, each
 ROBOT = 5  # joints of the robot: x, y, z and two fingers, before the blocks' free joints
-# Where edges of two boxes coincide, MuJoCo (3.10 and 3.11 at least, its issue 3476) finds contacts as deep as a box, which
-# blow towers up. Each block is a little slimmer than the one before.
+# Where edges of two boxes coincide, MuJoCo (3.10 and 3.11 at least, its issue 3476) finds contacts as deep as a box,
+# which blow towers up. Each block is a little slimmer than the one before.
 SLIMMER = 5e-5  # on each side
 AWAY = 10.0  # absent blocks float out here
 
