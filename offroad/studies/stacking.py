@@ -34,7 +34,7 @@ NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
 WORLDS = 64
 EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
-RELATIONAL = Relational(scales=SCALES, width=64)
+RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
 Act = Callable[[Any], np.ndarray]
 
@@ -139,8 +139,13 @@ def config(encoder: Relational | Slots, **changes: Any) -> DDPGConfig:
 
 
 def stages(blocks: int) -> list[Stage]:
-    """One block on the table or in the air; then towers, some of them started with all but the top built."""
-    found = [Stage("one block", [(0.7, {"blocks": 1}), (0.3, {"blocks": 1, "task": "pick"})])]
+    """One block, at times held from the start or to be held in the air; then towers, at times built but for one."""
+    found = [
+        Stage(
+            "one block",
+            [(0.5, {"blocks": 1}), (0.25, {"blocks": 1, "task": "pick"}), (0.25, {"blocks": 1, "held": True})],
+        )
+    ]
     for n in range(2, blocks + 1):
         tasks = [(0.5, {"blocks": n}), (0.3, {"blocks": n, "built": n - 1}), (0.2, {"blocks": n, "task": "pick"})]
         found.append(Stage(f"tower of {n}", tasks))
@@ -342,7 +347,7 @@ def reinforced(
     require_learning(budget)
     rows = []
     for seed in seeds:
-        curriculum = SuccessGated(tasks or stages(budget.blocks), promote=0.75)
+        curriculum = SuccessGated(tasks or stages(budget.blocks), promote=0.8)
         agent, cost = learn(seed, budget, context, config(encoder), curriculum, hindsight=hindsight)
         which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | cost | {"parameters [thousands]": size(agent)})
@@ -537,7 +542,7 @@ STUDY = Study(
             cloning_updates=4000,
         ),
         "cpu": StackingBudget(
-            seeds=3, minutes=170, blocks=3, decisions=600_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
+            seeds=3, minutes=170, blocks=3, decisions=650_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
             cloning_updates=4000,
         ),
         "paper": StackingBudget(
