@@ -31,6 +31,7 @@ class DDPGConfig:
     """Defaults are those of Plappert et al. 2018, appendix B; noises are in units of half the action range."""
 
     learning_rate: float = 1e-3
+    anneal_updates: int = 0  # in which it falls linearly to a tenth; 0 keeps it
     discount: float = 0.98  # gamma: 1 - 1/T for episodes of T = 50 steps
     polyak: float = 0.001  # tau, every update (Lillicrap et al.; Plappert et al.: 0.05 every 40 updates)
     batch: int = 256
@@ -65,7 +66,7 @@ class DDPG(Agent):
         policy_key, critic_key = jax.random.split(key)
         policy = Policy(spaces.observation, actions, config.encoder, config.hidden, policy_key)
         critic = Critic(spaces.observation, actions, config.encoder, config.hidden, critic_key)
-        init = optax.adam(config.learning_rate).init
+        init = _adam(config).init
         return cls(
             policy=policy,
             critic=critic,
@@ -151,8 +152,14 @@ class DDPG(Agent):
         return jnp.where(self._switches, jnp.where(unit > 0, 1.0, -1.0), unit)
 
     def _descend(self, parameters: Any, gradient: Any, state: PyTree[Array]) -> tuple[Any, PyTree[Array]]:
-        change, state = optax.adam(self.config.learning_rate).update(gradient, state)  # pyright: ignore[reportArgumentType]
+        change, state = _adam(self.config).update(gradient, state)  # pyright: ignore[reportArgumentType]
         return optax.apply_updates(parameters, change), state  # pyright: ignore[reportReturnType, reportArgumentType]
 
     def _normalise(self, observation: PyTree[Any]) -> PyTree[Any]:
         return self.observation_norm(observation) if self.config.normalise_observation else observation
+
+
+def _adam(config: DDPGConfig) -> optax.GradientTransformation:
+    if not config.anneal_updates:
+        return optax.adam(config.learning_rate)
+    return optax.adam(optax.linear_schedule(config.learning_rate, config.learning_rate / 10, config.anneal_updates))

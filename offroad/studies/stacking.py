@@ -32,6 +32,7 @@ LI = "Li, Jabri, Darrell and Agrawal 2020, arXiv 1912.11032"
 NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
 
 WORLDS = 64
+UPDATES = 1 / 24  # for each decision
 EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
@@ -186,6 +187,7 @@ def learn(
         stage, success = metrics.get("curriculum/stage", 0), metrics.get("curriculum/success", 0.0)
         context.progress(f"seed {seed}, stage {stage:.0f}, success {success:.2f} in training", metrics["step"] / steps)
 
+    learner = replace(learner, anneal_updates=round(steps * UPDATES))
     run = train.off_policy(
         DDPG.create(Spaces.of(env), learner, jax.random.key(seed)),
         env,
@@ -194,7 +196,7 @@ def learn(
         replay=replay,
         learning_starts=4 * 15 * worlds,
         train_every=15,
-        update_ratio=1 / 24,
+        update_ratio=UPDATES,
         out=context.folder / f"seed_{seed}",
         resume=True,
         schedule=train.Schedule(checkpoint=100_000, log=worlds * 150),
