@@ -27,6 +27,7 @@ from offroad.tasks.entities import CompactReplay
 from offroad.tasks.goals import GoalTask, HindsightReplay
 from offroad.tasks.record import record
 from offroad.train.collect import HostPolicy
+from offroad.train.run import Run
 
 LI = "Li, Jabri, Darrell and Agrawal 2020, arXiv 1912.11032"
 NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
@@ -204,8 +205,11 @@ def learn(
         callback=report,
     )
     keep_curve(context, seed, run.history)
+    times = [row["time"] for row in Run.open(context.folder / f"seed_{seed}").metrics()]
     cost = {
         "decisions [thousands]": run.step / 1e3,
+        "updates [thousands]": run.step * UPDATES / 1e3,
+        "training [min]": (times[-1] - times[0]) / 60,
         "stage reached": max(row.get("curriculum/stage", 0.0) for row in run.history) + 1,
         "diverged worlds": float(bare.unwrapped.divergences.sum()),  # pyright: ignore[reportAttributeAccessIssue],
     }
