@@ -19,7 +19,7 @@ def filled(size=20):
     return replay
 
 
-@pytest.mark.parametrize(("piece", "reports"), [(1 << 28, [100, 200, 230]), (3 * 4 * 26, list(range(3, 230, 3)) + [230])])
+@pytest.mark.parametrize(("piece", "reports"), [(1 << 28, [100, 200, 230]), (3 * 4 * 26, [*range(3, 230, 3), 230])])
 def test_every_update_is_made_once(monkeypatch, piece, reports):
     monkeypatch.setattr(sys.modules["offroad.train.offline"], "PIECE_BYTES", piece)
     agent = Proportional.create(Spaces.of(steps_env({})), change=1.0)
