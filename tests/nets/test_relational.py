@@ -1,6 +1,5 @@
 import dataclasses
 import json
-from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -9,13 +8,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from offroad.agents import SAC, SACConfig
+from offroad.agents import DDPG, DDPGConfig
 from offroad.data.config import from_json, to_json
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.nets.encoder import Flat
-from offroad.nets.relational import LEAN, PAPER, EncoderConfig, Relational, Slots
+from offroad.nets.relational import LEAN, PAPER, Relational, Slots
 
 KEY = jax.random.key(0)
 SMALL = {"dot": dataclasses.replace(LEAN, width=16, scales=(1, 50)), "additive": dataclasses.replace(PAPER, width=16)}
@@ -227,28 +226,23 @@ def test_impossible_configurations_are_refused():
         Relational(attention="aditive")
 
 
-@dataclass(frozen=True)
-class Config(SACConfig):
-    encoder: EncoderConfig = LEAN
-
-
 @pytest.mark.parametrize("encoder", [PAPER, Relational(scales=(1, 10.5)), Slots((1, 50)), Flat()], ids=repr)
 def test_configurations_come_back_from_json(encoder):
-    config = Config(encoder=encoder)
-    assert from_json(Config, json.loads(json.dumps(to_json(config)))) == config
+    config = DDPGConfig(encoder=encoder)
+    assert from_json(DDPGConfig, json.loads(json.dumps(to_json(config)))) == config
 
 
 @pytest.mark.parametrize("encoder", [dataclasses.replace(PAPER, width=8, blocks=1), Slots()], ids=["paper", "slots"])
-def test_sac_acts_and_learns_with_it(encoder):
+def test_an_agent_acts_and_learns_with_it(encoder):
     of = space(3)
-    actions = spaces.Box(-2, 2, (4,))
-    agent = SAC.create(Spaces(of, actions, 6), Config(batch=6, hidden=(8,), encoder=encoder), KEY)
+    config = DDPGConfig(batch=6, hidden=(8,), encoder=encoder)
+    agent = DDPG.create(Spaces(of, spaces.Box(-2, 2, (4,)), 6), config, KEY)
     x, following = observe(of, 6), observe(of, 6, seed=1)
-    action, _ = jax.jit(lambda a, x: a.act(x, KEY))(agent, x)
-    assert action.shape == (6, 4)
     zeros = np.zeros(6, np.float32)
-    batch = Transition(x, np.asarray(action), zeros + 1, following, zeros > 0, zeros > 0)
-    changed, metrics = jax.jit(lambda a, b: a.update(b, KEY))(agent, batch)
-    assert all(np.isfinite(value).all() for value in jax.tree.leaves((metrics, changed)))
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), agent.actor.encoder, changed.actor.encoder)
-    assert all(jax.tree.leaves(moved))
+    batch = Transition(x, np.ones((6, 4), np.float32), zeros + 1, following, zeros > 0, zeros > 0)
+    (action, _), (changed, metrics) = jax.jit(lambda a, b: (a.act(b.observation, KEY), a.update(b, KEY)))(agent, batch)
+    assert action.shape == (6, 4)
+    assert all(np.isfinite(value).all() for value in jax.tree.leaves((action, metrics, changed)))
+    for name in ("policy", "critic"):
+        one, other = (getattr(each, name).encoder for each in (agent, changed))
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a != b).any()), one, other))), name
