@@ -15,7 +15,7 @@ from offroad.envs.stack.stack import DECISIONS
 from offroad.errors import unknown
 
 # How near, along x and y, another block's centre must not be to the middle of
-FINGERS_X = 0.0625  # fingers at its height (along y it depends on how far they are open)
+FINGERS_X = 0.0615  # fingers at its height (along y it depends on how far they are open)
 PALM = (0.057, 0.092)  # a hand at least PALM_HEIGHT below it
 PALM_HEIGHT = 0.03
 SITE = (0.066, 0.092)  # a goal, before its block is brought
@@ -130,8 +130,8 @@ class _View:
         """Which other blocks are in the way of a hand round `block` at `place`."""
         gap = np.abs(self.block - place[:, None])
         height = self.block[..., 2] - place[:, None, 2]
-        inner, outer = opening - BLOCK / 2, opening + FINGER + BLOCK / 2 + 0.002
-        fingers = (gap[..., 0] < FINGERS_X) & (gap[..., 1] > inner[:, None]) & (gap[..., 1] < outer[:, None])
+        outer = opening + FINGER + BLOCK / 2 + 0.002
+        fingers = (gap[..., 0] < FINGERS_X) & (gap[..., 1] < outer[:, None])
         palm = (gap[..., 0] < PALM[0]) & (gap[..., 1] < PALM[1]) & (height > PALM_HEIGHT)
         return self.others(block) & ((fingers & (height > -0.0385)) | palm)
 
@@ -140,20 +140,21 @@ class _View:
     ) -> tuple[Float[ndarray, "N 3"], Float[ndarray, "N"]]:
         """Where the hand goes to grip a block, unless that is given, and how far each finger opens.
 
-        Wider for a block that is turned, narrower and off its middle if other blocks would be hit.
+        Wider for a block that is turned, narrower and off its middle if other blocks would be hit here or at its goal.
         """
         yaw = np.abs(self.yaw[self.rows, block])
         wide = np.clip(BLOCK / 2 * (np.cos(yaw) + np.sin(yaw)) + 0.006, WIDE, OPEN)
         narrow = np.full(len(wide), NARROW)
         middle = self.of(block)
-        best, opening = middle.copy(), narrow.copy()
-        undecided = np.ones(len(block), bool)
+        goal = np.where(self.ready[self.rows, block][:, None], self.goal[self.rows, block], 10.0)
+        best, opening, cost = middle.copy(), narrow.copy(), np.full(len(block), np.inf)
         for width in (wide, narrow):
             for offset in GRIPS:
-                place = middle + np.array([offset, 0.0, 0.0]) if hand is None else hand
-                free = undecided & ~self.obstacles(block, width, place).any(1)
-                best[free], opening[free] = place[free], width[free]
-                undecided &= ~free
+                place = middle + [offset, 0.0, 0.0] if hand is None else hand
+                price = 2.0 * self.obstacles(block, width, place).any(1)
+                price += self.obstacles(block, width, goal + [offset, 0.0, 0.0]).any(1)
+                better = price < cost
+                best[better], opening[better], cost[better] = place[better], width[better], price[better]
         return best, opening
 
     def stuck(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
@@ -190,7 +191,7 @@ def _place(view: _View, block: Int[ndarray, "N"], held: Bool[ndarray, "N"]) -> F
     """Where the block in the hand is to go: to its goal if that is ready and free, else out of the way."""
     place = view.goal[view.rows, block].copy()
     narrow = np.full(len(place), NARROW)
-    place[view.obstacles(block, narrow, place).any(1), 2] += 0.041  # dropped from above its neighbours
+    place[view.obstacles(block, narrow, place + view.hand - view.of(block)).any(1), 2] += 0.041  # lets it fall
     aside = held & ~(view.ready[view.rows, block] & ~_blockers(view, block).any(1)) & ~view.placed[view.rows, block]
     if aside.any():
         occupied = np.concatenate((np.where(view.others(block)[..., None], view.block, 10.0), view.goal), 1)
