@@ -83,8 +83,6 @@ def graded(
     return found
 
 
-def columns(rows: list[dict[str, float]], seeds: list[int]) -> Metrics:
-    """Metrics with a value for each seed; NaN for seeds that were not run."""
-    missing = dict.fromkeys(rows[0], np.nan)
-    rows = rows + [missing] * (len(seeds) - len(rows))
+def columns(rows: list[dict[str, float]]) -> Metrics:
+    """Metrics with a value for each seed."""
     return {name: [row[name] for row in rows] for name in rows[0]}
