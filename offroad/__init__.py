@@ -20,22 +20,23 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     after the other in this process. For heavy ones, `gymnasium.make_vec(..., vectorization_mode="async")` uses a
     process each and works with the trainers too.
 
+    `autoreset_mode=AutoresetMode.DISABLED` leaves the resets to the caller, a curriculum for example.
+
     Raises `OffroadError` with the nearest id if there is no such environment.
     """
+    mode = kwargs.pop("autoreset_mode", AutoresetMode.SAME_STEP)
     try:
         spec = gym.spec(id)
     except gym.error.Error as error:
         raise unknown("environment", id, gym.registry) from error
     try:
         if spec.vector_entry_point is not None and id.startswith("offroad/"):
-            return gym.make_vec(
-                id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP, **kwargs
-            )
+            return gym.make_vec(id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=mode, **kwargs)
         return gym.make_vec(
             id,
             num_envs,
             vectorization_mode="sync",
-            vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+            vector_kwargs={"autoreset_mode": mode},
             **kwargs,
         )
     except (gym.error.Error, TypeError, ImportError) as error:

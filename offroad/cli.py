@@ -320,6 +320,11 @@ def _with_options(name: str, argv: list[str]) -> type:
 
     if argv[0] not in AGENTS:
         raise unknown("agent", argv[0], AGENTS)
+    if argv[0] == "bc":
+        raise OffroadError(
+            "bc learns from demonstrations, not from an environment; use offroad.train.offline with a replay of "
+            "demonstrations in Python"
+        )
     compiled, trainer = _is_compiled(argv), OnPolicy() if argv[0] == "ppo" else OffPolicy()
     config = AGENTS[argv[0]][1]
     default, copies = config(), 8

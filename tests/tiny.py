@@ -16,10 +16,33 @@ from offroad import train
 from offroad.agents import PPO, SAC, PPOConfig, SACConfig, stacked
 from offroad.agents.agent import Agent
 from offroad.data.spaces import Spaces
+from offroad.data.transitions import Transition
 
 
 def cheetah(num_envs=4):
     return offroad.make_vec("offroad/HalfCheetah-v5", num_envs=num_envs, num_threads=1)
+
+
+def stack(num_envs=4, **options):
+    """Two slots for blocks; resets are left to the caller."""
+    options = {"blocks": 2, "num_threads": 1, "autoreset_mode": AutoresetMode.DISABLED, **options}
+    return offroad.make_vec("offroad/Stack-v0", num_envs=num_envs, **options)
+
+
+def stack_episodes(env, steps, options, seed=0):
+    """What random actions bring about: transitions `[steps, N]`, and the states before them, `states[t][n]`."""
+    random, rows, states = np.random.default_rng(seed), [], []
+    before, _ = env.reset(seed=seed)
+    for part in options:
+        before, _ = env.reset(options=part)
+    for step in range(steps):
+        states.append([env.world_state(world) for world in range(env.num_envs)])
+        action = random.uniform(-1, 1, env.action_space.shape).astype(np.float32)
+        after, reward, terminated, _, _ = env.step(action)
+        end = np.full(env.num_envs, step + 1 == steps)
+        rows.append(Transition(before, action, reward.astype(np.float32), after, terminated, end))
+        before = after
+    return jax.tree.map(lambda *x: np.stack(x), *rows), states
 
 
 def ppo(env, seed=0, **config):

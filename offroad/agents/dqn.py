@@ -21,6 +21,7 @@ from offroad.errors import OffroadError
 from offroad.nets.encoder import Flat
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class DQNConfig:
     double: bool = True  # the online network chooses the target's action
     dueling: bool = False  # separate heads for the state's value and the actions' advantages
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
 class QNetwork(eqx.Module):

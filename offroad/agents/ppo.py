@@ -25,6 +25,7 @@ from offroad.nets.encoder import Encoder, Flat
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm, ReturnNorm
 from offroad.nets.recurrent import GRU
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class PPOConfig:
     critic_only: tuple[str, ...] = ()  # entries of a Dict observation that the policy cannot see (Pinto et al. 2017)
     normalise_observation: bool = True
     normalise_reward: bool = True  # divide by the running std of the discounted return
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
 class ActorCritic(eqx.Module):

@@ -14,13 +14,16 @@ import optax
 from jaxtyping import Array, Float, Key, PyTree
 
 from offroad.agents.agent import ActionScale, Agent, box_actions
+from offroad.agents.imitation import Imitation, imitation_loss
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
+from offroad.nets.critic import Critic
 from offroad.nets.distributions import TanhNormal
 from offroad.nets.encoder import Flat
 from offroad.nets.ensemble import apply_ensemble, ensemble
 from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class SACConfig:
     target_entropy: float | None = None  # None: minus the number of actions
     initial_temperature: float = 1.0  # alpha
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
+    imitation: Imitation | None = None  # how to learn from the demonstrations in a batch
 
 
 class Actor(eqx.Module):
@@ -48,17 +52,6 @@ class Actor(eqx.Module):
     def __call__(self, observation: PyTree[Any]) -> TanhNormal:
         mean, log_std = jnp.split(self.head(self.encoder(observation)), 2, axis=-1)  # pyright: ignore[reportCallIssue]
         return TanhNormal(mean, jnp.clip(log_std, -20, 2))
-
-
-class Critic(eqx.Module):
-    """Observation and action in [-1, 1] -> value."""
-
-    encoder: eqx.Module
-    head: MLP
-
-    def __call__(self, observation: PyTree[Any], action: Float[Array, "*batch action"]) -> Float[Array, "*batch"]:
-        features = self.encoder(observation)  # pyright: ignore[reportCallIssue]
-        return self.head(jnp.concatenate([features, action], -1))[..., 0]
 
 
 class SAC(Agent):
@@ -73,17 +66,14 @@ class SAC(Agent):
 
     @classmethod
     def create(cls, spaces: Spaces, config: SACConfig, key: Key[Array, ""]) -> "SAC":
-        actions = box_actions(spaces, "sac").shape[0]
+        actions = box_actions(spaces, "sac")
         encoder_key, head_key, critic_key = jax.random.split(key, 3)
         encoder = config.encoder.build(spaces.observation, encoder_key)
-        sizes = (encoder.size, *config.hidden, 2 * actions)
+        sizes = (encoder.size, *config.hidden, 2 * actions.shape[0])
         actor = Actor(encoder, MLP(sizes, key=head_key, activation="relu", init="uniform"))
 
         def critic(key: Key[Array, ""]) -> Critic:
-            encoder_key, head_key = jax.random.split(key)
-            encoder = config.encoder.build(spaces.observation, encoder_key)
-            sizes = (encoder.size + actions, *config.hidden, 1)
-            return Critic(encoder, MLP(sizes, key=head_key, activation="relu", init="uniform"))
+            return Critic(spaces.observation, actions, config.encoder, config.hidden, key)
 
         critics = ensemble(critic, config.critics, critic_key)
         log_temperature = jnp.log(jnp.float32(config.initial_temperature))
@@ -129,9 +119,15 @@ class SAC(Agent):
 
         def actor_loss(actor: Actor, critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
             """J_pi, equation 9, with the minimum over the critics."""
-            action, log_prob = actor(observation).sample_and_log_prob(actor_key)
-            value = jnp.min(apply_ensemble(critics, observation, action), 0)
-            return jnp.mean(temperature * log_prob - value), jnp.mean(log_prob)
+
+            def value(action: Float[Array, "batch action"]) -> Float[Array, " batch"]:
+                return jnp.min(apply_ensemble(critics, observation, action), 0)
+
+            policy = actor(observation)
+            sampled, log_prob = policy.sample_and_log_prob(actor_key)
+            loss = jnp.mean(temperature * log_prob - value(sampled))
+            loss = imitation_loss(config.imitation, loss, policy.mode(), action, batch.demonstrated, value)
+            return loss, jnp.mean(log_prob)
 
         def temperature_loss(log_temperature: Float[Array, ""], log_prob: Float[Array, ""]) -> Float[Array, ""]:
             """J(alpha), equation 18, on the logarithm of alpha as is customary."""

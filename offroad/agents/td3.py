@@ -14,13 +14,15 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from offroad.agents.agent import ActionScale, Agent, box_actions
-from offroad.agents.sac import Critic
+from offroad.agents.imitation import Imitation, imitation_loss
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
+from offroad.nets.critic import Critic
 from offroad.nets.encoder import Flat
 from offroad.nets.ensemble import apply_ensemble, ensemble
-from offroad.nets.mlp import MLP
 from offroad.nets.normalise import ObservationNorm
+from offroad.nets.policy import Policy
+from offroad.nets.relational import EncoderConfig
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,8 @@ class TD3Config:
     target_noise: float = 0.2  # std of the noise that smooths the target policy (sigma)
     target_noise_clip: float = 0.5  # and its bound (c)
     normalise_observation: bool = False
-    encoder: Flat = field(default_factory=Flat)  # how observations become features
-
-
-class Policy(eqx.Module):
-    """Observation -> action in [-1, 1]."""
-
-    encoder: eqx.Module
-    head: MLP
-
-    def __call__(self, observation: PyTree[Any]) -> Float[Array, "*batch action"]:
-        return jnp.tanh(self.head(self.encoder(observation)))  # pyright: ignore[reportCallIssue]
+    encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
+    imitation: Imitation | None = None  # how to learn from the demonstrations in a batch
 
 
 class TD3(Agent):
@@ -63,17 +56,12 @@ class TD3(Agent):
 
     @classmethod
     def create(cls, spaces: Spaces, config: TD3Config, key: Key[Array, ""]) -> "TD3":
-        actions = box_actions(spaces, "td3").shape[0]
-        encoder_key, head_key, critic_key = jax.random.split(key, 3)
-        encoder = config.encoder.build(spaces.observation, encoder_key)
-        sizes = (encoder.size, *config.hidden, actions)
-        policy = Policy(encoder, MLP(sizes, key=head_key, activation="relu", init="uniform"))
+        actions = box_actions(spaces, "td3")
+        policy_key, critic_key = jax.random.split(key)
+        policy = Policy(spaces.observation, actions, config.encoder, config.hidden, policy_key)
 
         def critic(key: Key[Array, ""]) -> Critic:
-            encoder_key, head_key = jax.random.split(key)
-            encoder = config.encoder.build(spaces.observation, encoder_key)
-            sizes = (encoder.size + actions, *config.hidden, 1)
-            return Critic(encoder, MLP(sizes, key=head_key, activation="relu", init="uniform"))
+            return Critic(spaces.observation, actions, config.encoder, config.hidden, key)
 
         critics = ensemble(critic, 2, critic_key)
         init = optax.adam(config.learning_rate).init
@@ -120,7 +108,12 @@ class TD3(Agent):
         def policy_loss(policy: Policy) -> Float[Array, ""]:
             """Minus the first critic's value of the policy's actions: the deterministic policy gradient."""
             first: Critic = jax.tree.map(lambda x: x[0], critics)
-            return -jnp.mean(first(observation, policy(observation)))
+
+            def value(action: Float[Array, "batch action"]) -> Float[Array, " batch"]:
+                return first(observation, action)
+
+            own = policy(observation)
+            return imitation_loss(config.imitation, -jnp.mean(value(own)), own, action, batch.demonstrated, value)
 
         def move_policy(moving: Any) -> Any:
             policy, state, target_policy, target_critics = moving

@@ -27,13 +27,16 @@ class Replay:
         self._added = 0  # in all, so that the next one goes to `_added % capacity`
 
     def __len__(self) -> int:
+        return self._filled
+
+    @property
+    def _filled(self) -> int:
         return min(self._added, self.capacity)
 
-    def add(self, transitions: Transition, mask: Bool[np.ndarray, " N"] | None = None) -> None:
-        """Adds `[N]` transitions, of which only those where `mask` is True."""
-        new = jax.tree.map(np.asarray, transitions)
-        if mask is not None:
-            new = jax.tree.map(lambda x: x[mask], new)
+    def add(self, transitions: Transition, mask: Bool[np.ndarray, "T N"] | None = None) -> None:
+        """Adds a rollout: leaves `[T, N, ...]`, of which only those steps where `mask` is True."""
+        kept = np.ones(transitions.reward.shape[:2], bool) if mask is None else mask
+        new = jax.tree.map(lambda x: np.asarray(x)[kept], transitions)
         n = new.reward.shape[0]
         if self._ring is None:
             self._ring = jax.tree.map(lambda x: np.zeros((self.capacity, *x.shape[1:]), x.dtype), new)
@@ -52,11 +55,16 @@ class Replay:
         rows = rng.integers(len(self), size=shape)
         return jax.tree.map(lambda ring: ring[rows], self._ring)
 
+    def describe(self) -> dict[str, Any]:
+        """The kind and its settings as JSON, for a run's `config.json`; replays with equal ones continue each other."""
+        return {"kind": type(self).__name__, "capacity": self.capacity}
+
     def get_state(self) -> dict[str, Any]:
         """The filled part as nested dicts of arrays: views, to be saved before the next `add`."""
         if self._ring is None:
             return {"added": 0}
-        ring = {f.name: jax.tree.map(lambda x: x[: len(self)], getattr(self._ring, f.name)) for f in fields(Transition)}
+        filled = jax.tree.map(lambda x: x[: self._filled], self._ring)
+        ring = {f.name: getattr(filled, f.name) for f in fields(Transition)}
         return {"added": self._added, "ring": ring}
 
     def set_state(self, state: dict[str, Any]) -> None:

@@ -131,9 +131,12 @@ class InspectedPhysics:
 
 
 class Renderer:
-    """Draws worlds off screen without shadows and reflections, which cost most of the time on a CPU."""
+    """Draws worlds off screen, through their camera "view" if there is one, else following the first body.
 
-    def __init__(self, model: mujoco.MjModel, height: int, width: int, distance: float):
+    Without shadows and reflections, which cost most of the time on a CPU.
+    """
+
+    def __init__(self, model: mujoco.MjModel, height: int, width: int):
         # The buffer belongs to the model that the context is made from.
         model.vis.global_.offheight = max(model.vis.global_.offheight, height)
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, width)
@@ -146,10 +149,11 @@ class Renderer:
             ) from error
         self._data = mujoco.MjData(model)
         self._camera = mujoco.MjvCamera()
-        self._camera.type = mujoco.mjtCamera.mjCAMERA_TRACKING
-        self._camera.trackbodyid = 1
-        self._camera.distance = distance
-        self._camera.elevation = -20.0
+        if model.ncam and model.camera(0).name == "view":
+            self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, 0
+        else:
+            self._camera.type, self._camera.trackbodyid = mujoco.mjtCamera.mjCAMERA_TRACKING, 1
+            self._camera.distance, self._camera.elevation = 4.0, -20.0
 
     def frame(self, model: mujoco.MjModel, state: Float[ndarray, "S"]) -> UInt8[ndarray, "height width 3"]:
         mujoco.mj_setState(model, self._data, state, PHYSICS)

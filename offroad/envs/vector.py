@@ -59,8 +59,6 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
     reset options, and when rendering finds no OpenGL.
     """
 
-    camera_distance = 4.0  # m, in rendered frames
-
     def __init__(
         self,
         models: mujoco.MjModel | Sequence[mujoco.MjModel],
@@ -156,7 +154,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: Mapping[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Starts new episodes: in all worlds, or where `options["reset_mask"]` (bool `[N]`) is True.
 
         An integer seeds world i with `seed + i`, a sequence gives each world its own. The other options go to the task.
@@ -181,7 +179,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
 
     def step(
         self, actions: Any
-    ) -> tuple[Observation, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
+    ) -> tuple[Any, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
         """Steps every world with its row of `actions [N, A]`; see Gymnasium for what is returned."""
         self._check_actions(actions)
         resetting = self._ended  # with NEXT_STEP, worlds whose action is ignored
@@ -220,10 +218,10 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         return self._observe(), reward, terminated, truncated, info
 
     def render(self) -> tuple[ndarray, ...] | None:
-        """One RGB frame `[height, width, 3]` for each world, following its first body; None without a render mode."""
+        """One RGB frame `[height, width, 3]` for each world; None without a render mode."""
         if self.render_mode is None:
             return None
-        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size, self.camera_distance)
+        self._renderer = self._renderer or Renderer(self.models[0], *self._frame_size)
         return tuple(self._renderer.frame(model, state) for model, state in zip(self.models, self._state))
 
     def close_extras(self, **kwargs: Any) -> None:

@@ -52,6 +52,14 @@ def estimate(scores: Float[ndarray, "seeds *tasks"] | list[float], confidence: f
     return Estimate(value, *_percentiles(draws, confidence), len(array))
 
 
+def proportion(share: float | int, trials: int) -> Estimate:
+    """A share of successes with Wilson's 95 % interval, as if all trials were independent."""
+    z = 1.96
+    centre, scale = share + z**2 / (2 * trials), 1 + z**2 / trials
+    half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2))
+    return Estimate(float(share), float((centre - half) / scale), float((centre + half) / scale), 1)
+
+
 def curve(
     scores: Float[ndarray, "steps seeds"], confidence: float = 0.95
 ) -> tuple[Float[ndarray, " steps"], Float[ndarray, " steps"], Float[ndarray, " steps"]]:

@@ -169,9 +169,13 @@ def at_most(value: float, bound: float | int) -> tuple[float, bool]:
 
 
 class Context:
-    """What an arm may use besides its seeds and budget; `folder` is its own, for run folders and checkpoints."""
+    """What an arm may use besides its seeds and budget; `folder` is its own, for run folders and checkpoints.
 
-    def __init__(self, out: Path, arm: str, shared: dict[str, Any], report: Callable[..., None]):
+    An arm that is too costly for all seeds sets `seeds` to those that it ran.
+    """
+
+    def __init__(self, out: Path, arm: str, seeds: list[int], shared: dict[str, Any], report: Callable[..., None]):
+        self.seeds = seeds
         self.folder = out / "artefacts" / arm
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.npz"):  # of an earlier run into the same folder
@@ -230,8 +234,9 @@ def reproduce(
     for arm in chosen:
         progress.begin(arm)
         try:
-            metrics = study.arms[arm](seed_list, budget, Context(folder, arm, shared, progress.say))
-            checked = _checked(arm, metrics, len(seed_list))
+            context = Context(folder, arm, seed_list, shared, progress.say)
+            metrics = study.arms[arm](seed_list, budget, context)
+            checked = _checked(arm, metrics, len(context.seeds))
         except NotRun as reason:
             progress.end(f"left out: {reason}")
             continue
@@ -241,7 +246,7 @@ def reproduce(
             reason = str(error) if isinstance(error, OffroadError) else f"{type(error).__name__}: {error}"
             kept = f"; {folder} keeps the results of {', '.join(results.arms)}" if results.arms else ""
             raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}{kept}") from error
-        results.arms[arm] = {"seeds": seed_list, "metrics": checked}
+        results.arms[arm] = {"seeds": context.seeds, "metrics": checked}
         results.wall_s = round(time.monotonic() - start, 3)
         results.save()
         progress.end()

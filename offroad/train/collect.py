@@ -37,10 +37,13 @@ def clip_to(space: gym.Space, action: Any) -> Any:
 
 
 class HostPolicy:
-    """`agent.act` with the least overhead per call: flattened once per agent, compiled, one dispatch."""
+    """`agent.act` with the least overhead per call: flattened once per agent, compiled, one dispatch.
 
-    def __init__(self, space: gym.Space):
-        self.space = space
+    The first `deterministic` rows are acted in without exploration, whatever the key.
+    """
+
+    def __init__(self, space: gym.Space, deterministic: int = 0):
+        self.space, self.deterministic = space, deterministic
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def bind(self, agent: Agent, key: Array | None) -> Callable[[Any, int, Any], tuple[np.ndarray, np.ndarray, Any]]:
@@ -54,7 +57,10 @@ class HostPolicy:
             def act(leaves: list[Array], key: Array | None, count: Array, observation: Any, memory: Any) -> Any:
                 agent: Agent = jax.tree.unflatten(structure, leaves)
                 step_key = None if key is None else jax.random.fold_in(jax.random.wrap_key_data(key), count)
-                action, memory = agent.act(observation, step_key, memory)
+                found = agent.act(observation, step_key, memory)
+                if key is not None and self.deterministic:  # XLA does what both calls have in common once
+                    found = jax.tree.map(self._first_of, agent.act(observation, None, memory), found)
+                action, memory = found
                 return action, clip_to(self.space, action), memory
 
             self._compiled[structure] = jax.jit(act)
@@ -66,6 +72,9 @@ class HostPolicy:
             return np.asarray(action), np.asarray(clipped), memory
 
         return bound
+
+    def _first_of(self, one: Array, other: Array) -> Array:
+        return jnp.concatenate([one[: self.deterministic], other[self.deterministic :]])
 
 
 class Episode(NamedTuple):
@@ -86,9 +95,12 @@ def summarise(episodes: list[Episode]) -> Metrics:
 
 
 class HostCollector:
-    """Steps a Gymnasium vector environment, whatever its autoreset mode, and keeps the episode statistics."""
+    """Steps a Gymnasium vector environment, whatever its autoreset mode, and keeps the episode statistics.
 
-    def __init__(self, env: VectorEnv):
+    In the first `deterministic` copies the policy acts without exploration, unless all actions are random.
+    """
+
+    def __init__(self, env: VectorEnv, deterministic: int = 0):
         mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         if mode == AutoresetMode.DISABLED:
             raise OffroadError(
@@ -97,7 +109,7 @@ class HostCollector:
             )
         self.env = env
         self.next_step = mode == AutoresetMode.NEXT_STEP
-        self.policy = HostPolicy(env.single_action_space)
+        self.policy = HostPolicy(env.single_action_space, deterministic)
         self.name = name_of(env)
         self.observation: Any = None
         self.memory: Any = ()

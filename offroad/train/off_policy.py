@@ -40,12 +40,15 @@ def off_policy(
     wandb: bool = False,
     callback: Callable[[Metrics], None] | None = None,
 ) -> TrainResult:
-    """Trains an off-policy agent (SAC, TD3, DQN) for at least `steps` environment steps.
+    """Trains an off-policy agent (SAC, TD3, DDPG, DQN) for at least `steps` environment steps.
 
     **Arguments:**
 
     - `agent`: a fresh or pre-trained agent whose config has `batch`, the transitions per gradient step.
-    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with replay and learner.
+    - `env`: any Gymnasium vector environment. One written in JAX is compiled together with replay and learner. Another
+        may have an integer attribute `deterministic_envs`: its first so many copies are acted in without exploration
+        once the random actions are over, so that their episodes show what was learnt; and a method `metrics()`, whose
+        dictionary is logged.
     - `seed`: of environments, exploration and sampling. Several seeds train side by side in one compiled call (JAX
         environments only): `agent` is then a stack of agents and the metrics are lists.
     - `replay`: the buffer; by default all of the run's transitions are kept, up to a million.
@@ -55,7 +58,7 @@ def off_policy(
     - `update_ratio`: gradient steps per environment step.
     - `out`, `resume`, `eval_env`, `schedule`, `devices`, `callback`: as in `on_policy`.
     """
-    capacity = None if replay is None else replay.capacity
+    described = None if replay is None else replay.describe()
     replay = Replay(min(steps + env.num_envs * train_every, 1_000_000)) if replay is None else replay
     updates = round(train_every * env.num_envs * update_ratio)
     if updates < 1:
@@ -68,7 +71,7 @@ def off_policy(
         agent,
         env,
         seed,
-        capacity=capacity,
+        replay=described,
         learning_starts=learning_starts,
         train_every=train_every,
         update_ratio=update_ratio,
@@ -94,7 +97,7 @@ PIECE_BYTES = 1 << 28
 """Samples are handed to the compiled updates in pieces of at most this size: those of images would fill the memory."""
 
 
-def _update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
+def update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
     """As many gradient steps as there are `keys` and `batches`."""
 
     def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
@@ -121,12 +124,13 @@ class _HostLoop:
     ):
         # A copy: the compiled update overwrites its input.
         self.agent, self.step, self.seed = jax.tree.map(jnp.array, agent), 0, one_seed(seed)
-        self._collector = HostCollector(env)
+        self._collector = HostCollector(env, deterministic=getattr(env, "deterministic_envs", 0))
+        self._env_metrics: Callable[[], Metrics] = getattr(env, "metrics", dict)
         self._replay, self._starts, self._every, self._updates = replay, learning_starts, train_every, updates
         self._key = jax.random.key(self.seed)
         self._rng = np.random.default_rng(self.seed)
         self._devices = DataParallel(devices)
-        self._learn = jax.jit(_update_many, donate_argnums=0)
+        self._learn = jax.jit(update_many, donate_argnums=0)
 
     def start(self) -> None:
         self._collector.reset(self.agent, self.seed)
@@ -135,19 +139,18 @@ class _HostLoop:
         act_key, update_key = jax.random.split(self._key)
         warm_up = self._rng if self.step < self._starts else None
         rollout, episodes = self._collector.collect(self.agent, act_key, self._every, warm_up)
-        flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rollout.transitions)
-        self._replay.add(flat, np.asarray(rollout.mask).ravel())
+        self._replay.add(rollout.transitions, rollout.mask)
         self.step += int(rollout.mask.sum())
         metrics: Metrics = {}
         if self.step >= self._starts:
-            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), flat)
-        return metrics, summarise(episodes)
+            metrics = self._update(jax.random.fold_in(update_key, self._collector.count), rollout.transitions)
+        return metrics, summarise(episodes) | self._env_metrics()
 
     def _update(self, key: jax.Array, example: Transition) -> Metrics:
         """One learning phase."""
         batch: int = self.agent.config.batch
         keys = jax.random.split(key, self._updates)
-        update_bytes = batch * sum(x[0].nbytes for x in jax.tree.leaves(example))
+        update_bytes = batch * sum(x[0, 0].nbytes for x in jax.tree.leaves(example))
         fitting = max(PIECE_BYTES // update_bytes, 1)
         size = next(n for n in range(min(fitting, self._updates), 0, -1) if self._updates % n == 0)
         self.agent, found = self._devices.replicate(self.agent), []
@@ -191,6 +194,11 @@ class _JaxLoop(Seeds):
         self._starts, self._per_call = learning_starts, train_every * env.num_envs
         self._state: Any = None
         self._replay: Any = None
+        if type(replay) is not Replay:
+            raise OffroadError(
+                f"environments written in JAX learn from a plain Replay, found a {type(replay).__name__}; put a "
+                "Gymnasium vector wrapper around the environment, which is then stepped on the host"
+            )
         if len(replay):
             raise OffroadError("environments written in JAX start from an empty replay; pass a new Replay(capacity)")
         collector = JaxCollector(env)

@@ -3,10 +3,11 @@ import sys
 import jax_envs
 import numpy as np
 import pytest
-from tiny import cheetah, leaves, sac, same, train_sac
+from tiny import Proportional, cheetah, leaves, sac, same, steps_env, train_sac
 
 from offroad import train
 from offroad.data.replay import Replay
+from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 
@@ -48,13 +49,30 @@ def test_a_large_phase_of_updates_is_the_same_in_pieces(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("copies", [0, 2, 3])
+def test_the_first_copies_explore_only_while_all_is_random(copies):
+    env = steps_env(*[{"cut": 5}] * 3)
+    env.deterministic_envs = copies
+    env.metrics = lambda: {"curriculum/stage": 2}
+    replay = Replay(60)
+    options = {"learning_starts": 30, "train_every": 5, "update_ratio": 0.2, "progress": False}
+    result = train.off_policy(Proportional.create(Spaces.of(env)), env, 60, replay=replay, **options)
+    actions = replay._ring.action.reshape(4, 5, 3)
+    planned = 2.0 * np.arange(5)[:, None]  # what is observed, plus what is remembered of the copy's own calls
+    explores = np.abs(actions - planned) > 1e-6
+    assert explores[:2].all()
+    assert not explores[2:, :, :copies].any()
+    assert explores[2:, :, copies:].all()
+    assert [line["curriculum/stage"] for line in result.history] == [2, 2, 2, 2]
+
+
 def test_unusable_settings_are_named():
     env = jax_envs.point(4)
     with pytest.raises(OffroadError, match=r"update_ratio 0.01 gives no gradient step in 8 steps of 4 environments"):
         train_sac(env, 100, update_ratio=0.01)
     replay = Replay(10)
-    one = np.zeros(1, np.float32)
-    replay.add(Transition(one[:, None], one[:, None], one, one[:, None], one > 0, one > 0))
+    one = np.zeros((1, 1), np.float32)
+    replay.add(Transition(one[..., None], one[..., None], one, one[..., None], one > 0, one > 0))
     with pytest.raises(OffroadError, match="start from an empty replay"):
         train_sac(env, 100, replay=replay)
 

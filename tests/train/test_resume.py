@@ -8,11 +8,28 @@ import time
 from pathlib import Path
 
 import gymnasium as gym
+import jax
 import jax_envs
 import pytest
-from tiny import cheetah, same, train_ppo, train_sac
+from tiny import cheetah, same, stack, stack_episodes, train_ppo, train_sac
 
-from offroad.train import Schedule
+from offroad.agents import DDPG, DDPGConfig, Imitation
+from offroad.data.spaces import Spaces
+from offroad.errors import OffroadError
+from offroad.nets.relational import Relational
+from offroad.tasks import (
+    CompactReplay,
+    CurriculumVectorEnv,
+    DemonstrationReplay,
+    DemonstrationResets,
+    Demonstrations,
+    GoalTask,
+    HindsightReplay,
+    Stage,
+    SuccessGated,
+    Uniform,
+)
+from offroad.train import Schedule, off_policy
 from offroad.train.log import read_metrics
 
 TESTS = str(Path(__file__).parents[1])
@@ -63,3 +80,45 @@ def test_an_environment_that_cannot_be_saved_says_so_and_goes_on(tmp_path, capsy
     result = train_ppo(env, 64, out=tmp_path, resume=True)
     assert "the environment's state cannot be saved" in capsys.readouterr().out
     assert result.step >= 64
+
+
+def train_stack(steps, demonstrations=None, share=0.8, **options):
+    """DDPG with hindsight and a curriculum, or with all that issue from demonstrations as well.
+
+    A goal on the right counts as success, so that the curriculum moves at once.
+    """
+    stages = [Stage("near", {"blocks": 1, "goal_distance": Uniform(0.02, 0.1)}), Stage("two", {"blocks": 2})]
+    curriculum = SuccessGated(stages, promote=0.5, demote=0.4, window=2, rehearsal=0.5)
+    config = DDPGConfig(hidden=(8,), batch=16)
+    inner = stack(max_episode_steps=5)
+    replay = HindsightReplay(140, GoalTask.of(inner), share=share, moved_share=0.3)  # wraps, in the middle of episodes
+    if demonstrations:
+        curriculum, apart = DemonstrationResets(curriculum, demonstrations, 0.3), HindsightReplay(24, replay.task)
+        demonstrations.fill(apart)
+        replay = CompactReplay(DemonstrationReplay(replay, apart))
+        config = DDPGConfig(hidden=(8,), batch=16, encoder=Relational(width=8), imitation=Imitation())
+    env = CurriculumVectorEnv(
+        inner, curriculum, success=lambda observation, info: observation["goals"][:, 0, 0] > 0, deterministic_envs=2
+    )
+    agent = DDPG.create(Spaces.of(env), config, jax.random.key(0))
+    options = {"learning_starts": 48, "train_every": 8, "update_ratio": 0.125, "progress": False, **options}
+    return off_policy(agent, env, steps, replay=replay, **options)
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["hindsight", "demonstrations"])
+def test_stacking_stopped_and_resumed_is_stacking_left_alone(tmp_path, shown):
+    demonstrations = None
+    if shown:
+        transitions, states = stack_episodes(stack(), 6, [])
+        demonstrations = Demonstrations.of_rollout(transitions, states=states)
+    train_stack(128, demonstrations, out=tmp_path)
+    resumed = train_stack(256, demonstrations, out=tmp_path, resume=True)
+    alone = train_stack(256, demonstrations)
+    assert resumed.step == alone.step == 256
+    assert same(resumed.agent, alone.agent)
+    timeless = [[{k: v for k, v in line.items() if k[:4] != "time"} for line in x.history] for x in (resumed, alone)]
+    assert timeless[0] == timeless[1]
+    promotions = [line["curriculum/promotions"] for line in alone.history]
+    assert promotions[-1] > 0
+    with pytest.raises(OffroadError, match=r"replay\..*share was 0.8, now 0.5"):
+        train_stack(300, demonstrations, share=0.5, out=tmp_path, resume=True)

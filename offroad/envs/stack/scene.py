@@ -11,8 +11,8 @@ import mujoco
 BLOCK = 0.05  # edge of a cube
 OPEN = 0.04  # the fingers' widest distance from the middle, each
 ROBOT = 5  # joints of the robot: x, y, z and two fingers, before the blocks' free joints
-# Where edges of two boxes coincide, MuJoCo (3.10 and 3.11 at least, its issue 3476) finds contacts as deep as a box, which
-# blow towers up. Each block is a little slimmer than the one before.
+# Where edges of two boxes coincide, MuJoCo (3.10 and 3.11 at least, its issue 3476) finds contacts as deep as a box,
+# which blow towers up. Each block is a little slimmer than the one before.
 SLIMMER = 5e-5  # on each side
 AWAY = 10.0  # absent blocks float out here
 
@@ -20,6 +20,9 @@ _HEAD = """
 <mujoco model="stack">
   <option timestep="0.008" integrator="Euler" cone="elliptic" impratio="10"/>
   <visual><headlight ambient="0.4 0.4 0.4"/></visual>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1="0.75 0.8 0.87" rgb2="0.95 0.96 0.98" width="64" height="64"/>
+  </asset>
   <default>
     <geom condim="4" friction="{friction} 0.05 0.01"/>
     <default class="finger">
@@ -29,6 +32,8 @@ _HEAD = """
   </default>
   <worldbody>
     <light pos="0 0 2" dir="0 0 -1"/>
+    <body name="focus" pos="0 0 0.12"/>
+    <camera name="view" mode="targetbody" target="focus" pos="0.62 -0.5 0.42"/>
     <geom name="table" type="plane" size="1 1 0.1" rgba="0.85 0.83 0.78 1"/>
     <body name="hand" gravcomp="1">
       <joint name="x" type="slide" axis="1 0 0" armature="1"/>

@@ -92,8 +92,6 @@ class Stack(MujocoVectorEnv):
             that is not in place from the start.
     """
 
-    camera_distance = 1.1
-
     def __init__(
         self,
         num_envs: int = 1,
@@ -118,12 +116,14 @@ class Stack(MujocoVectorEnv):
         self.decision, self.precision = DECISIONS[decision], PRECISIONS[precision]
         self._scenes = [build(blocks, present, friction) for present in range(1, blocks + 1)]
         everywhere = {"robot": (10,), "objects": (blocks, FEATURES), "goals": (blocks, 3)}
-        spaces = {name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in everywhere.items()}
+        parts: dict[str, gym.Space] = {
+            name: gym.spaces.Box(-np.inf, np.inf, shape, np.float32) for name, shape in everywhere.items()
+        }
         super().__init__(
             self._scenes[-1],
             num_envs=num_envs,
             frame_skip=self.decision.gripper_first + self.decision.motion,
-            observation_space=gym.spaces.Dict(spaces | {"mask": gym.spaces.MultiBinary(blocks)}),
+            observation_space=gym.spaces.Dict(parts | {"mask": gym.spaces.MultiBinary(blocks)}),
             action_space=gym.spaces.Box(-1, 1, (4,), np.float32),
             **kwargs,
         )
@@ -137,7 +137,8 @@ class Stack(MujocoVectorEnv):
         """Which blocks are in place; False for slots without a block."""
         error = observation["objects"][..., :3] - observation["goals"]
         near = np.linalg.norm(error, axis=-1) <= precision.distance
-        return near & (np.abs(error[..., 2]) <= precision.height) & (observation["mask"] > 0)
+        level = np.abs(error[..., 2]) <= precision.height
+        return np.asarray(near & level & (observation["mask"] > 0))
 
     def compute_reward(self, observation: Mapping[str, ndarray]) -> Float[ndarray, "*batch"]:
         """The reward of having arrived at these observations, whose goals may have been exchanged."""
@@ -155,8 +156,8 @@ class Stack(MujocoVectorEnv):
         missing = (observation["mask"] > 0) & ~self.placed(observation, chosen)
         done = ~missing.any(-1)
         if chosen is PRECISIONS["loose"]:
-            return done
-        return done & (self._away(observation, chosen) | _in_air(observation).any(-1))
+            return np.asarray(done)
+        return np.asarray(done & (self._away(observation, chosen) | _in_air(observation).any(-1)))
 
     def stands(self, seconds: float | int = 1.0) -> Bool[ndarray, "N"]:
         """Whether each world succeeds now, strictly, and still does after `seconds` with an idle hand.
@@ -174,7 +175,7 @@ class Stack(MujocoVectorEnv):
 
     def _away(self, observation: Mapping[str, ndarray], precision: Precision) -> Bool[ndarray, "*batch"]:
         distance = np.linalg.norm(observation["robot"][..., None, :3] - observation["goals"], axis=-1)
-        return ((distance > precision.away) | (observation["mask"] == 0)).all(-1)
+        return np.all((distance > precision.away) | (observation["mask"] == 0), axis=-1)
 
     # What `MujocoVectorEnv` asks for.
 
