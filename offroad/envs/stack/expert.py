@@ -28,7 +28,7 @@ TOUCH = 0.061  # between the hand and a block beside its closed fingers, along x
 FREED = 0.075  # along x between two blocks, for a finger that comes down beside one
 RUN_UP = 0.013  # before a push
 PUSH = 0.03  # at most, in one decision
-GRIPS = (0.0, -0.01, 0.01, -0.02, 0.02)  # of the hand along x from the block's middle, tried in this order
+GRIPS = np.array([[x, 0, 0] for x in (0.0, -0.01, 0.01, -0.02, 0.02)])  # of the hand beside a block's middle
 SPOTS = np.stack(np.meshgrid(*[np.arange(-0.24, 0.241, 0.04)] * 2), -1).reshape(-1, 2)  # where to put blocks aside
 
 
@@ -44,42 +44,42 @@ class Expert:
     def act(self, observation: Mapping[str, ndarray]) -> Float[ndarray, "N 4"]:
         """The actions for a batch of observations."""
         view = _View(observation)
+        # What to do: carry the block in the hand or put it down; else pick the next, push it, or, finished, rest.
         in_hand, held = view.in_hand()
         place, keep = _place(view, in_hand, held)
-        put_down = held & _within(view.of(in_hand) - place, 0.006, 0.006, 0.004) & ~keep
+        put_down = held & ~keep & _within(view.of(in_hand) - place, 0.006, 0.006, 0.004)
         carry = held & ~put_down
-        target, finished = _next_block(view)
-        target, push, pushed = _push(view, target)
+        block, finished = _next_block(view)
+        block, push, pusher = _push(view, block)
         push &= ~carry & ~finished
-        pick = ~carry & ~finished & ~push
-        grip, opening = view.grip(target)
+        rest = ~carry & finished
+        pick = ~carry & ~push & ~rest
+        grip, opening, _ = view.grip(block)
         grasp = pick & ~put_down & _within(grip - view.hand, 0.006, 0.006, 0.008)
 
-        # Where the hand goes, in each case.
-        offset = view.hand - view.of(in_hand)
-        low = np.where(view.present, view.block[..., 2], 0.0).max(1)
+        # Where the hand goes for it.
         goal = np.maximum(grip, [-np.inf, -np.inf, 0.02])
-        goal[push] = pushed[push]
-        goal[carry] = (place + offset)[carry]
-        goal[finished & ~carry] = view.hand[finished & ~carry]
-        goal[finished & ~carry, 2] = np.maximum(low + 0.13, view.hand[:, 2])[finished & ~carry]
-        opening[carry | grasp | push] = 0.0
-
+        goal[carry] = (place + view.hand - view.of(in_hand))[carry]
+        goal[push] = pusher[push]
+        above = np.maximum(view.top() + 0.13, view.hand[:, 2])
+        goal[rest] = np.concatenate((view.hand[:, :2], above[:, None]), 1)[rest]
         move, aligned = _travel(view, goal, carry, in_hand, self.reach)
-        striking = push & view.beside(target)
+        striking = push & view.beside(block)
         move[striking] = np.clip(goal - view.hand, -PUSH, PUSH)[striking]  # gently, or the block slides on
 
+        # The fingers close to carry and to push, and open as far as the block that they are round, or the next, allows.
+        opening[carry | grasp | push] = 0.0
         around, enclosing = view.around()
-        free = enclosing & ~carry & ~grasp
-        opening[free] = view.grip(around, view.hand)[1][free]
+        freeing = enclosing & ~carry & ~grasp
+        opening[freeing] = view.grip(around, view.hand)[1][freeing]
         if self.gripper_first:
             move[put_down | grasp] = [0.0, 0.0, self.reach]
-        else:
-            slow = carry & aligned
-            move[slow, 2] = np.maximum(move[slow, 2], -0.6 * self.reach)
-            unready = np.abs(view.fingers - opening) > 0.004
-            above = pick & aligned & (view.hand[:, 2] > goal[:, 2] + 0.04) | push & aligned & ~striking
-            move[grasp | put_down | (free | above) & unready | carry & (view.finger_speed > 0.02)] = 0.0
+        else:  # waits for the fingers, and puts down slowly
+            lowers = carry & aligned
+            move[lowers, 2] = np.maximum(move[lowers, 2], -0.6 * self.reach)
+            descends = aligned & ~striking & (push | pick & (view.hand[:, 2] > goal[:, 2] + 0.04))
+            unready = (freeing | descends) & (np.abs(view.fingers - opening) > 0.004)
+            move[grasp | put_down | unready | carry & (view.finger_speed > 0.02)] = 0.0
         gripper = opening / (BLOCK / 2) - 1
         return np.concatenate((np.clip(move / self.reach, -1, 1), gripper[:, None]), 1).astype(np.float32)
 
@@ -110,13 +110,16 @@ class _View:
     def of(self, block: Int[ndarray, "N"]) -> Float[ndarray, "N 3"]:
         return self.block[self.rows, block]
 
+    def top(self) -> Float[ndarray, "N"]:
+        return np.where(self.present, self.block[..., 2], 0.0).max(1)
+
     def others(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N n"]:
         return self.present & (self.index != block[:, None])
 
     def around(self) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
         """The block that the hand is round, and whether there is one."""
         inside = _within(self.block - self.hand[:, None], 0.036, 0.025, 0.032)
-        return inside.argmax(1), inside.any(1)
+        return inside.argmax(1), np.any(inside, 1)
 
     def in_hand(self) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
         """The block that the fingers hold, and whether there is one."""
@@ -124,45 +127,43 @@ class _View:
         inside &= (self.fingers[:, None] > 0.01) & (self.fingers[:, None] < self.width + 0.0015)
         return inside.argmax(1), inside.any(1)
 
-    def obstacles(self, block: Int[ndarray, "N"], opening: Float[ndarray, "N"], place: ndarray) -> Bool[ndarray, "N n"]:
-        """Which other blocks are in the way of a hand round `block` at `place`."""
-        gap = np.abs(self.block - place[:, None])
-        height = self.block[..., 2] - place[:, None, 2]
-        outer = opening + FINGER + BLOCK / 2 + 0.002
-        fingers = (gap[..., 0] < FINGERS_X) & (gap[..., 1] < outer[:, None])
-        palm = (gap[..., 0] < PALM[0]) & (gap[..., 1] < PALM[1]) & (height > PALM_HEIGHT)
-        return self.others(block) & ((fingers & (height > -0.0385)) | palm)
+    def obstacles(
+        self, block: Int[ndarray, "N"], opening: Float[ndarray, "N *k"], place: Float[ndarray, "N *k 3"]
+    ) -> Bool[ndarray, "N *k n"]:
+        """Which other blocks are in the way of hands round `block` at places."""
+        others, centre = self.others(block), self.block
+        if place.ndim == 3:
+            others, centre = others[:, None], centre[:, None]
+        gap = centre - place[..., None, :]
+        across, along, height = np.abs(gap[..., 0]), np.abs(gap[..., 1]), gap[..., 2]
+        outer = opening[..., None] + FINGER + BLOCK / 2 + 0.002
+        fingers = (across < FINGERS_X) & (along < outer) & (height > -0.0385)
+        palm = (across < PALM[0]) & (along < PALM[1]) & (height > PALM_HEIGHT)
+        return np.asarray(others & (fingers | palm))
 
     def grip(
         self, block: Int[ndarray, "N"], hand: Float[ndarray, "N 3"] | None = None
-    ) -> tuple[Float[ndarray, "N 3"], Float[ndarray, "N"]]:
-        """Where the hand goes to grip a block, unless that is given, and how far each finger opens.
+    ) -> tuple[Float[ndarray, "N 3"], Float[ndarray, "N"], Bool[ndarray, "N"]]:
+        """Where the hand goes to grip a block, unless that is given, how far each finger opens, and whether it fits.
 
         Wider for a block that is turned, narrower and off its middle if other blocks would be hit here or at its goal.
         """
         wide = np.clip(self.width[self.rows, block] + 0.006, WIDE, OPEN)
         narrow = np.full(len(wide), NARROW)
-        middle = self.of(block)
+        opening = np.stack((wide, narrow), 1).repeat(len(GRIPS), 1)
+        offset = np.tile(GRIPS, (2, 1))
+        place = self.of(block)[:, None] + offset
+        if hand is not None:
+            place[:] = hand[:, None]
         goal = np.where(self.ready[self.rows, block][:, None], self.goal[self.rows, block], 10.0)
-        best, opening, cost = middle.copy(), narrow.copy(), np.full(len(block), np.inf)
-        for width in (wide, narrow):
-            for offset in GRIPS:
-                place = middle + [offset, 0.0, 0.0] if hand is None else hand
-                price = 2.0 * self.obstacles(block, width, place).any(1)
-                price += self.obstacles(block, width, goal + [offset, 0.0, 0.0]).any(1)
-                better = price < cost
-                best[better], opening[better], cost[better] = place[better], width[better], price[better]
-        return best, opening
-
-    def stuck(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
-        """Whether no grip on a block is free."""
-        grip, opening = self.grip(block)
-        return self.obstacles(block, opening, grip).any(1)
+        hits = np.any(self.obstacles(block, opening, place), -1)
+        there = np.any(self.obstacles(block, opening, goal[:, None] + offset), -1)
+        best = np.argmin(2 * hits + there, 1)
+        return place[self.rows, best], opening[self.rows, best], np.take_along_axis(~hits, best[:, None], 1)[:, 0]
 
     def beside(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
         """Whether the closed hand is beside a block along x, at its height."""
-        gap = np.abs(self.of(block) - self.hand)
-        return (self.fingers < 0.01) & (gap[:, 0] < TOUCH + 2 * RUN_UP) & (gap[:, 1] < 0.01) & (gap[:, 2] < 0.02)
+        return (self.fingers < 0.01) & _within(self.of(block) - self.hand, TOUCH + 2 * RUN_UP, 0.01, 0.02)
 
 
 def _next_block(view: _View) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
@@ -174,7 +175,7 @@ def _next_block(view: _View) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
     for _ in view.index[1:]:
         above = view.on_top[view.rows, block]
         block = np.where(above.any(1), above.argmax(1), block)
-    return block, ~view.ready.any(1)
+    return block, ~np.any(view.ready, 1)
 
 
 def _blockers(view: _View, block: Int[ndarray, "N"]) -> Bool[ndarray, "N n"]:
@@ -214,8 +215,9 @@ def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Boo
     Returns which block to move, whether by pushing, and the hand's position before the push or, beside it, after.
     """
     narrow = np.full(len(block), NARROW)
-    stuck = view.stuck(block)
-    neighbour = np.where(view.obstacles(block, narrow, view.of(block)), _distance(view, block), np.inf)
+    stuck = ~view.grip(block)[2]
+    distance = np.linalg.norm(view.block - view.of(block)[:, None], axis=-1)
+    neighbour = np.where(view.obstacles(block, narrow, view.of(block)), distance, np.inf)
     neighbour = np.where(np.isfinite(neighbour).any(1), neighbour.argmin(1), block)
     best, cost, hand = block.copy(), np.full(len(block), np.inf), view.hand.copy()
     for candidate in (block, neighbour):
@@ -237,10 +239,6 @@ def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Boo
             best, cost = np.where(better, candidate, best), np.where(better, price, cost)
             hand = np.where(better[:, None], np.where(view.beside(candidate)[:, None], after, before), hand)
     return best, np.isfinite(cost), hand
-
-
-def _distance(view: _View, block: Int[ndarray, "N"]) -> Float[ndarray, "N n"]:
-    return np.linalg.norm(view.block - view.of(block)[:, None], axis=-1)
 
 
 def _travel(
@@ -265,5 +263,5 @@ def _travel(
     return np.where(aligned[:, None], move, across), aligned
 
 
-def _within(gap: ndarray, x: float, y: float, z: float) -> ndarray:
-    return (np.abs(gap[..., 0]) < x) & (np.abs(gap[..., 1]) < y) & (np.abs(gap[..., 2]) < z)
+def _within(gap: Float[ndarray, "*batch 3"], x: float, y: float, z: float) -> Bool[ndarray, "*batch"]:
+    return np.asarray((np.abs(gap[..., 0]) < x) & (np.abs(gap[..., 1]) < y) & (np.abs(gap[..., 2]) < z))
