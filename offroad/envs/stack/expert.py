@@ -45,8 +45,8 @@ class Expert:
         """The actions for a batch of observations."""
         view = _View(observation)
         in_hand, held = view.in_hand()
-        place = _place(view, in_hand, held)
-        put_down = held & _within(view.of(in_hand) - place, 0.006, 0.006, 0.004) & ~view.in_air(in_hand)
+        place, keep = _place(view, in_hand, held)
+        put_down = held & _within(view.of(in_hand) - place, 0.006, 0.006, 0.004) & ~keep
         carry = held & ~put_down
         target, finished = _next_block(view)
         target, push, pushed = _push(view, target)
@@ -94,7 +94,8 @@ class _View:
         self.finger_speed = np.abs(robot[:, 8:10]).max(1)
         self.block = np.where(self.present[..., None], objects[..., :3], 10.0)
         self.goal = np.where(self.present[..., None], observation["goals"], -10.0)
-        self.yaw = np.arctan2(objects[..., 6], objects[..., 7]) / 4
+        yaw = np.abs(np.arctan2(objects[..., 6], objects[..., 7])) / 4
+        self.width = BLOCK / 2 * (np.cos(yaw) + np.sin(yaw))  # half of it, along y
         self.rows, self.index = np.arange(len(robot)), np.arange(objects.shape[1])
         between = self.block[:, None, :, :] - self.block[:, :, None, :]  # from block i to block j
         self.on_top = _within(between - [0, 0, BLOCK], 0.045, 0.045, 0.02)  # j rests on i
@@ -109,9 +110,6 @@ class _View:
     def of(self, block: Int[ndarray, "N"]) -> Float[ndarray, "N 3"]:
         return self.block[self.rows, block]
 
-    def in_air(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N"]:
-        return self.air[self.rows, block]
-
     def others(self, block: Int[ndarray, "N"]) -> Bool[ndarray, "N n"]:
         return self.present & (self.index != block[:, None])
 
@@ -123,8 +121,8 @@ class _View:
     def in_hand(self) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"]]:
         """The block that the fingers hold, and whether there is one."""
         inside = _within(self.block - self.hand[:, None], 0.03, 0.015, 0.025)
-        closed = (self.fingers > 0.01) & (self.fingers < 0.0265)
-        return inside.argmax(1), inside.any(1) & closed
+        inside &= (self.fingers[:, None] > 0.01) & (self.fingers[:, None] < self.width + 0.0015)
+        return inside.argmax(1), inside.any(1)
 
     def obstacles(self, block: Int[ndarray, "N"], opening: Float[ndarray, "N"], place: ndarray) -> Bool[ndarray, "N n"]:
         """Which other blocks are in the way of a hand round `block` at `place`."""
@@ -142,8 +140,7 @@ class _View:
 
         Wider for a block that is turned, narrower and off its middle if other blocks would be hit here or at its goal.
         """
-        yaw = np.abs(self.yaw[self.rows, block])
-        wide = np.clip(BLOCK / 2 * (np.cos(yaw) + np.sin(yaw)) + 0.006, WIDE, OPEN)
+        wide = np.clip(self.width[self.rows, block] + 0.006, WIDE, OPEN)
         narrow = np.full(len(wide), NARROW)
         middle = self.of(block)
         goal = np.where(self.ready[self.rows, block][:, None], self.goal[self.rows, block], 10.0)
@@ -187,12 +184,20 @@ def _blockers(view: _View, block: Int[ndarray, "N"]) -> Bool[ndarray, "N n"]:
     return view.others(block) & ~view.placed & _within(gap, *SITE, np.inf) & (gap[..., 2] > -0.03)
 
 
-def _place(view: _View, block: Int[ndarray, "N"], held: Bool[ndarray, "N"]) -> Float[ndarray, "N 3"]:
-    """Where the block in the hand is to go: to its goal if that is ready and free, else out of the way."""
+def _place(
+    view: _View, block: Int[ndarray, "N"], held: Bool[ndarray, "N"]
+) -> tuple[Float[ndarray, "N 3"], Bool[ndarray, "N"]]:
+    """Where the block in the hand is to go, and whether the hand then keeps it.
+
+    To its goal, in the air after all others, if that is ready and free; else out of the way.
+    """
     place = view.goal[view.rows, block].copy()
     narrow = np.full(len(place), NARROW)
     place[view.obstacles(block, narrow, place + view.hand - view.of(block)).any(1), 2] += 0.041  # lets it fall
-    aside = held & ~(view.ready[view.rows, block] & ~_blockers(view, block).any(1)) & ~view.placed[view.rows, block]
+    air, placed = view.air[view.rows, block], view.placed[view.rows, block]
+    unfinished = (view.others(block) & ~view.placed).any(1)
+    waits = ~view.ready[view.rows, block] | _blockers(view, block).any(1)
+    aside = held & np.where(air, unfinished, waits & ~placed)
     if aside.any():
         occupied = np.concatenate((np.where(view.others(block)[..., None], view.block, 10.0), view.goal), 1)
         gap = np.abs(SPOTS[:, None] - occupied[aside][:, None, :, :2])
@@ -200,7 +205,7 @@ def _place(view: _View, block: Int[ndarray, "N"], held: Bool[ndarray, "N"]) -> F
         distance = np.linalg.norm(SPOTS - view.hand[aside, None, :2], axis=-1)
         spot = SPOTS[(distance + 10.0 * ~free).argmin(1)]
         place[aside] = np.concatenate((spot, np.full((len(spot), 1), BLOCK / 2)), 1)
-    return place
+    return place, air & ~aside
 
 
 def _push(view: _View, block: Int[ndarray, "N"]) -> tuple[Int[ndarray, "N"], Bool[ndarray, "N"], Float[ndarray, "N 3"]]:
