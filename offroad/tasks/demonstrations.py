@@ -217,6 +217,10 @@ class DemonstrationReplay(Replay):
         mixed: Transition = jax.tree.map(lambda *x: np.concatenate(x, axis=len(outer)), *parts)
         return replace(mixed, demonstrated=np.zeros(shape, bool) | (np.arange(batch) >= batch - shown))
 
+    def clear(self) -> None:
+        """Forgets the experience, not the demonstrations."""
+        self.replay.clear()
+
     def describe(self) -> dict[str, Any]:
         parts = {"replay": self.replay.describe(), "demonstrations": self.demonstrations.describe()}
         return {"kind": type(self).__name__, "share": self.share, **parts}

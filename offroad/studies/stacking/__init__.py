@@ -13,8 +13,7 @@ from offroad.studies.stacking.exams import EXAM_SEED, StackingBudget, columns, e
 from offroad.studies.stacking.pictures import animation, by_height, stages_reached
 from offroad.studies.stacking.training import PADDED, RELATIONAL, clone, config, hundred, learn, size, stages, towers
 from offroad.studies.study import Claim, Context, Metrics, NotRun, Published, Results, Study
-from offroad.tasks.curriculum import Stage, SuccessGated
-from offroad.tasks.demonstration_resets import DemonstrationResets
+from offroad.tasks.curriculum import Stage
 
 LI = "Li, Jabri, Darrell and Agrawal 2020, arXiv 1912.11032"
 NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
@@ -55,8 +54,7 @@ def relational(seeds: list[int], budget: StackingBudget, context: Context) -> Me
 
 def no_curriculum(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     """Relational network, the full tower from the first episode on."""
-    only = [Stage("the tower", {"blocks": budget.blocks})]
-    return reinforced(RELATIONAL, few(seeds, budget, context), budget, context, tasks=only)
+    return reinforced(RELATIONAL, few(seeds, budget, context), budget, context, tasks=only_tower(budget))
 
 
 def mlp(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
@@ -95,7 +93,7 @@ def short_decisions(seeds: list[int], budget: StackingBudget, context: Context) 
     rows = []
     for seed in few(seeds, budget, context):
         learner = config(RELATIONAL, discount=0.98, value_range=(-50.0, 0.0))
-        agent, cost = learn(seed, budget, context, learner, SuccessGated(stages(1)), decision="short")
+        agent, cost = learn(seed, budget, context, learner, stages(1), decision="short")
         rows.append(graded(greedy(agent), exams(budget)[:1], budget, seed, "short") | cost)
     return columns(rows)
 
@@ -112,8 +110,7 @@ def reinforced(
     require_learning(budget)
     rows = []
     for seed in seeds:
-        curriculum = SuccessGated(tasks or stages(budget.blocks), promote=0.8)
-        agent, cost = learn(seed, budget, context, config(encoder), curriculum, hindsight=hindsight)
+        agent, cost = learn(seed, budget, context, config(encoder), tasks or stages(budget.blocks), hindsight=hindsight)
         which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | cost | {"parameters [thousands]": size(agent)})
         if seed == seeds[0] and tasks is None and hindsight and isinstance(encoder, Relational):
@@ -128,9 +125,8 @@ def with_demonstrations(
     rows = []
     for seed in few(seeds, budget, context):
         shown = hundred(budget, context, seed)
-        curriculum = DemonstrationResets(SuccessGated([Stage("the tower", {"blocks": budget.blocks})]), shown, 0.3)
         learner = config(encoder, imitation=Imitation())
-        agent, cost = learn(seed, budget, context, learner, curriculum, shown=shown)
+        agent, cost = learn(seed, budget, context, learner, only_tower(budget), shown=shown)
         rows.append(graded(greedy(agent), exams(budget), budget, seed) | cost)
     return columns(rows)
 
@@ -139,6 +135,10 @@ def few(seeds: list[int], budget: StackingBudget, context: Context) -> list[int]
     """The seeds of an arm beside the first, as many as the profile can afford."""
     context.seeds = seeds[: budget.ablation_seeds]
     return context.seeds
+
+
+def only_tower(budget: StackingBudget) -> list[Stage]:
+    return [Stage("the tower", {"blocks": budget.blocks})]
 
 
 def require_learning(budget: StackingBudget) -> None:
@@ -244,7 +244,7 @@ STUDY = Study(
             cloning_updates=4000,
         ),
         "cpu": StackingBudget(
-            seeds=3, minutes=170, blocks=3, decisions=650_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
+            seeds=3, minutes=170, blocks=3, decisions=600_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
             cloning_updates=4000,
         ),
         "paper": StackingBudget(

@@ -18,6 +18,7 @@ from offroad.nets.relational import Relational, Slots
 from offroad.studies.stacking.exams import StackingBudget
 from offroad.studies.study import Context
 from offroad.tasks.curriculum import Curriculum, CurriculumVectorEnv, Stage, SuccessGated
+from offroad.tasks.demonstration_resets import DemonstrationResets
 from offroad.tasks.demonstrations import DemonstrationReplay, Demonstrations
 from offroad.tasks.entities import CompactReplay
 from offroad.tasks.goals import GoalTask, HindsightReplay
@@ -70,7 +71,7 @@ def learn(
     budget: StackingBudget,
     context: Context,
     learner: DDPGConfig,
-    curriculum: Curriculum,
+    tasks: Sequence[Stage],
     *,
     hindsight: float = 0.8,
     shown: Demonstrations | None = None,
@@ -81,7 +82,6 @@ def learn(
     bare = offroad.make_vec(
         "offroad/Stack-v0", worlds, blocks=budget.blocks, decision=decision, autoreset_mode=AutoresetMode.DISABLED
     )
-    env = CurriculumVectorEnv(bare, curriculum)
 
     def memory(capacity: int) -> HindsightReplay:
         return HindsightReplay(capacity, GoalTask.of(bare), share=hindsight, moved_share=0.7)
@@ -93,6 +93,10 @@ def learn(
         replay = DemonstrationReplay(replay, apart)
     if isinstance(learner.encoder, Relational):
         replay = CompactReplay(replay)
+    curriculum: Curriculum = SuccessGated(tasks, on_change=replay.clear)
+    if shown is not None:
+        curriculum = DemonstrationResets(curriculum, shown, share=0.3)
+    env = CurriculumVectorEnv(bare, curriculum)
     steps = budget.decisions if decision == "long" else budget.short_steps
 
     def report(metrics: dict[str, Any]) -> None:
