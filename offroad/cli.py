@@ -291,6 +291,45 @@ class Export:
         return 0
 
 
+@dataclass
+class Demo:
+    """Record demonstrations: episodes in which a scripted expert succeeds.
+
+    Example: offroad demo stack --blocks 4 --episodes 100
+    """
+
+    expert: Positional[str]
+    """The expert: stack."""
+    blocks: Whole = 3
+    """How many blocks."""
+    episodes: Whole = 100
+    """How many successful episodes."""
+    task: str = "tower"
+    """What to build: tower, towers, pyramid or pick."""
+    decision: str = "long"
+    """Decisions of 184 ms (long) or of 40 ms (short)."""
+    seed: int = 0
+    """Other seeds, other episodes."""
+    out: Path = Path("demonstrations.npz")
+    """The file."""
+
+    def run(self) -> int:
+        from offroad.demo import demo
+
+        found, tried = demo(
+            self.expert,
+            blocks=self.blocks,
+            episodes=self.episodes,
+            task=self.task,
+            decision=self.decision,
+            seed=self.seed,
+        )
+        found.save(self.out)
+        print(f"{len(found.lengths)} episodes, {found.lengths.sum()} steps; the expert ended {tried} to get them")
+        print(self.out)
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "list": List,
     "reproduce": Reproduce,
@@ -298,6 +337,7 @@ COMMANDS: dict[str, type] = {
     "play": Play,
     "report": Report,
     "export": Export,
+    "demo": Demo,
 }
 
 

@@ -110,6 +110,7 @@ class Demonstrations:
         arrays = {"lengths": self.lengths, **_flatten(_fields(self.transitions))}
         for episode, state in enumerate(self.states or ()):
             arrays |= _flatten({"states": {str(episode): state}})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:  # given a name, NumPy would append .npz to others
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
