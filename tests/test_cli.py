@@ -195,7 +195,8 @@ def test_demonstrations_are_recorded(tmp_path, capsys):
     assert cli.main(["demo", "stack", "--blocks", "1", "--episodes", "3", "--out", str(out)]) == 0
     assert "3 episodes" in capsys.readouterr().out
     shown = Demonstrations.load(out)
-    assert len(shown.lengths) == 3 and shown.states is not None
+    assert len(shown.lengths) == 3
+    assert shown.states is not None
     assert cli.main(["demo", "stak"]) == 2
     assert "did you mean 'stack'" in capsys.readouterr().err
     assert cli.main(["demo", "stack", "--blocks", "99"]) == 2
