@@ -12,8 +12,8 @@ from offroad.envs.stack.expert import Expert
 from offroad.nets.relational import Relational, Slots
 from offroad.studies import load, stacking
 from offroad.studies.stacking import training
-from offroad.studies.stacking.exams import Exam, columns, examine
-from offroad.studies.study import Context, NotRun, reproduce
+from offroad.studies.stacking.exams import Exam, examine
+from offroad.studies.study import reproduce
 
 TINY = stacking.StackingBudget(
     seeds=1, minutes=1, blocks=2, decisions=3840, ablation_seeds=1, short_steps=0, episodes=2, cloning_updates=20
@@ -74,9 +74,9 @@ def test_the_arms_leave_results_and_a_report_with_pictures(first):
     assert results["relational"]["stage reached"] == [1]
     assert results["relational"]["diverged worlds"] == [0]
     # A verdict on what was run; the rest waits.
-    holds = {claim.claim: claim.holds for claim in results.claims}
-    assert holds["From sparse reward, with curriculum and relational network: one block"] is not None
-    assert holds["... ahead of the same without hindsight: tower of 2"] is None
+    holds = {claim.claim: claim.holds is not None for claim in results.claims}
+    assert holds["From sparse reward, with curriculum and relational network: one block"]
+    assert [known for claim, known in holds.items() if "without hindsight" in claim] == [False]
     report = (out / "report.html").read_text()
     for title in ("Success by height", "The curriculum"):
         assert title in report
@@ -114,10 +114,9 @@ def test_again_into_the_same_folder_a_finished_run_is_read_and_not_trained(first
 
 
 def test_arms_without_a_budget_are_left_out(tmp_path):
-    nothing, context = dataclasses.replace(TINY, decisions=0), Context(tmp_path, "any", {}, print)
-    for arm in ("relational", "mlp", "demonstrations_mlp", "short_decisions"):
-        with pytest.raises(NotRun, match="no budget"):
-            stacking.STUDY.arms[arm]([0], nothing, context)
+    nothing = dataclasses.replace(STUDY, profiles={"tiny": dataclasses.replace(TINY, decisions=0)})
+    arms = ("relational", "mlp", "demonstrations_mlp", "short_decisions")
+    assert not reproduce(nothing, "tiny", arms=arms, out=tmp_path, console=Console(file=io.StringIO())).arms
 
 
 def test_the_study_is_found_and_its_profiles_know_all_arms():
@@ -145,8 +144,3 @@ def test_exams_average_over_episodes_and_blocks():
     found = examine(first_only, Exam("two", 2), 2, 6, seed=0)
     assert found["two: success"] == 0
     assert 0.5 <= found["two: blocks in place"] <= 1.5
-
-
-def test_seeds_that_were_not_run_have_no_number():
-    metrics = columns([{"a": 1.0}, {"a": 2.0}], [0, 1, 2])
-    np.testing.assert_array_equal(metrics["a"], [1, 2, np.nan])
