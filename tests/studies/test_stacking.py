@@ -11,11 +11,12 @@ from rich.console import Console
 from offroad.envs.stack.expert import Expert
 from offroad.nets.relational import Relational, Slots
 from offroad.studies import load, stacking
-from offroad.studies.stacking import exams, training
-from offroad.studies.study import NotRun, reproduce
+from offroad.studies.stacking import training
+from offroad.studies.stacking.exams import Exam, examine
+from offroad.studies.study import reproduce
 
 TINY = stacking.StackingBudget(
-    seeds=1, minutes=1, blocks=2, decisions=4800, ablation_seeds=1, short_steps=0, episodes=2, cloning_updates=20
+    seeds=1, minutes=1, blocks=2, decisions=3840, ablation_seeds=1, short_steps=0, episodes=2, cloning_updates=20
 )
 STUDY = dataclasses.replace(stacking.STUDY, profiles={"tiny": TINY})
 ARMS = ("expert", "cloning_relational", "relational", "demonstrations_mlp")
@@ -24,8 +25,8 @@ NUMBERS = ("success", "within 5 cm", "blocks in place")
 
 @pytest.fixture(scope="module")
 def small():
-    """Networks that compile in seconds."""
-    full = training.config
+    """Networks that compile in seconds, and few demonstrations."""
+    full, towers = training.config, training.towers
 
     def config(encoder, **changes):
         return full(encoder, hidden=(16,), batch=16, **changes)
@@ -35,6 +36,9 @@ def small():
             patch.setattr(module, "RELATIONAL", Relational(scales=training.SCALES, width=8, heads=2))
             patch.setattr(module, "PADDED", Slots(scales=training.SCALES))
             patch.setattr(module, "config", config)
+        patch.setattr(stacking, "towers", lambda blocks, episodes, seed: towers(blocks, 16, seed))
+        patch.setattr(training, "HUNDRED", 16)
+        patch.setattr(training, "WORLDS", 16)  # of those who record
         yield
 
 
@@ -65,14 +69,14 @@ def test_the_arms_leave_results_and_a_report_with_pictures(first):
         tasks = ("tower of 1", "tower of 2", *(unseen if shows else ()))
         assert {name for name in metrics if ": " in name} == {f"{task}: {n}" for task in tasks for n in NUMBERS}
         assert all(0 <= value[0] <= (4 if "blocks" in name else 1) for name, value in metrics.items() if ": " in name)
-    assert results["relational"]["decisions [thousands]"] == [4.8]
-    assert results["relational"]["updates [thousands]"] == [0.2]
+    assert results["relational"]["decisions [thousands]"] == [3.84]
+    assert results["relational"]["updates [thousands]"] == [0.16]
     assert results["relational"]["stage reached"] == [1]
     assert results["relational"]["diverged worlds"] == [0]
     # A verdict on what was run; the rest waits.
-    holds = {claim.claim: claim.holds for claim in results.claims}
-    assert holds["From sparse reward, with curriculum and relational network: one block"] is not None
-    assert holds["... ahead of the same without hindsight: tower of 2"] is None
+    holds = {claim.claim: claim.holds is not None for claim in results.claims}
+    assert holds["From sparse reward, with curriculum and relational network: one block"]
+    assert [known for claim, known in holds.items() if "without hindsight" in claim] == [False]
     report = (out / "report.html").read_text()
     for title in ("Success by height", "The curriculum"):
         assert title in report
@@ -103,17 +107,16 @@ def test_again_into_the_same_folder_a_finished_run_is_read_and_not_trained(first
 
     monkeypatch.setattr(training.train, "off_policy", off_policy)
     again, _ = run(out, ["relational"])
-    assert [result.step for result in trained] == [4800]
+    assert [result.step for result in trained] == [3840]
     assert run_folder() == before, "nothing was saved or logged anew"
     assert again["relational"] == results["relational"]  # the same weights pass the same exams
     assert again.artefact("relational", "curve_0").keys() == {"step", "stage", "success"}
 
 
-def test_arms_without_a_budget_are_left_out():
-    nothing = dataclasses.replace(TINY, decisions=0)
-    for arm in ("relational", "mlp", "demonstrations_mlp", "short_decisions"):
-        with pytest.raises(NotRun, match="no budget"):
-            stacking.STUDY.arms[arm]([0], nothing, None)
+def test_arms_without_a_budget_are_left_out(tmp_path):
+    nothing = dataclasses.replace(STUDY, profiles={"tiny": dataclasses.replace(TINY, decisions=0)})
+    arms = ("relational", "mlp", "demonstrations_mlp", "short_decisions")
+    assert not reproduce(nothing, "tiny", arms=arms, out=tmp_path, console=Console(file=io.StringIO())).arms
 
 
 def test_the_study_is_found_and_its_profiles_know_all_arms():
@@ -123,10 +126,10 @@ def test_the_study_is_found_and_its_profiles_know_all_arms():
 
 @pytest.mark.parametrize("decision", ["long", "short"])
 def test_exams_tell_an_expert_from_somebody_who_does_nothing(decision):
-    one = exams.Exam("one", 1)
-    expert = exams.examine(Expert(decision).act, one, 1, 4, seed=0, decision=decision)
+    one = Exam("one", 1)
+    expert = examine(Expert(decision).act, one, 1, 4, seed=0, decision=decision)
     assert expert == {"one: success": 1, "one: within 5 cm": 1, "one: blocks in place": 1}
-    idle = exams.examine(lambda x: np.zeros((len(x["robot"]), 4), np.float32), one, 1, 4, seed=0, decision=decision)
+    idle = examine(lambda x: np.zeros((len(x["robot"]), 4), np.float32), one, 1, 4, seed=0, decision=decision)
     assert idle == {"one: success": 0, "one: within 5 cm": 0, "one: blocks in place": 0}
 
 
@@ -138,11 +141,6 @@ def test_exams_average_over_episodes_and_blocks():
         mask = x["mask"] * (np.arange(x["mask"].shape[-1]) == 0)
         return Expert().act(x | {"mask": mask})
 
-    found = exams.examine(first_only, exams.Exam("two", 2), 2, 6, seed=0)
+    found = examine(first_only, Exam("two", 2), 2, 6, seed=0)
     assert found["two: success"] == 0
     assert 0.5 <= found["two: blocks in place"] <= 1.5
-
-
-def test_seeds_that_were_not_run_have_no_number():
-    metrics = exams.columns([{"a": 1.0}, {"a": 2.0}], [0, 1, 2])
-    np.testing.assert_array_equal(metrics["a"], [1, 2, np.nan])
