@@ -27,6 +27,7 @@ from offroad.train.run import Run
 
 WORLDS = 64
 UPDATES = 1 / 24  # for each decision
+ANNEALED = 2 / 3  # of a run: the learning rate falls to a tenth in it
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
@@ -103,7 +104,7 @@ def learn(
         stage, success = metrics.get("curriculum/stage", 0), metrics.get("curriculum/success", 0.0)
         context.progress(f"seed {seed}, stage {stage:.0f}, success {success:.2f} in training", metrics["step"] / steps)
 
-    learner = replace(learner, anneal_updates=round(steps * UPDATES))
+    learner = replace(learner, anneal_updates=round(steps * UPDATES * ANNEALED))
     run = train.off_policy(
         DDPG.create(Spaces.of(env), learner, jax.random.key(seed)),
         env,
