@@ -9,7 +9,7 @@ from offroad.envs.stack import Stack
 from offroad.envs.stack.expert import Expert
 from offroad.nets.relational import Relational, Slots
 from offroad.report.statistics import proportion
-from offroad.studies.stacking.exams import EXAM_SEED, StackingBudget, columns, exams, graded, greedy, unseen
+from offroad.studies.stacking.exams import EXAM_SEED, StackingBudget, columns, graded, greedy, seen, unseen
 from offroad.studies.stacking.pictures import animation, by_height, stages_reached
 from offroad.studies.stacking.training import PADDED, RELATIONAL, clone, config, hundred, learn, size, stages, towers
 from offroad.studies.study import Claim, Context, Metrics, NotRun, Published, Results, Study
@@ -24,7 +24,7 @@ NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
 def expert(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     """The scripted expert that the demonstrations come from."""
     act = Expert("long").act
-    return columns([graded(act, [*exams(budget), *unseen(budget)], budget, seed) for seed in seeds])
+    return columns([graded(act, [*seen(budget), *unseen(budget)], budget, seed) for seed in seeds])
 
 
 def cloning_relational(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
@@ -42,7 +42,7 @@ def cloned(encoder: Relational | Slots, seeds: list[int], budget: StackingBudget
     for seed in seeds:
         shown = context.once(f"towers {seed}", lambda: towers(budget.blocks, 128 * budget.blocks, seed))  # noqa: B023
         agent = clone(encoder, shown, seed, budget, context)
-        which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
+        which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | {"parameters [thousands]": size(agent)})
     return columns(rows)
 
@@ -82,7 +82,7 @@ def demonstrations_cloned(seeds: list[int], budget: StackingBudget, context: Con
     rows = []
     for seed in few(seeds, budget, context):
         agent = clone(RELATIONAL, hundred(budget, context, seed), seed, budget, context)
-        rows.append(graded(greedy(agent), exams(budget), budget, seed))
+        rows.append(graded(greedy(agent), seen(budget), budget, seed))
     return columns(rows)
 
 
@@ -94,7 +94,7 @@ def short_decisions(seeds: list[int], budget: StackingBudget, context: Context) 
     for seed in few(seeds, budget, context):
         learner = config(RELATIONAL, discount=0.98, value_range=(-50.0, 0.0))
         agent, cost = learn(seed, budget, context, learner, stages(1), decision="short")
-        rows.append(graded(greedy(agent), exams(budget)[:1], budget, seed, "short") | cost)
+        rows.append(graded(greedy(agent), seen(budget)[:1], budget, seed, "short") | cost)
     return columns(rows)
 
 
@@ -111,7 +111,7 @@ def reinforced(
     rows = []
     for seed in seeds:
         agent, cost = learn(seed, budget, context, config(encoder), tasks or stages(budget.blocks), hindsight=hindsight)
-        which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
+        which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | cost | {"parameters [thousands]": size(agent)})
         if seed == seeds[0] and tasks is None and hindsight and isinstance(encoder, Relational):
             keep_episode(agent, budget, context)
@@ -127,7 +127,7 @@ def with_demonstrations(
         shown = hundred(budget, context, seed)
         learner = config(encoder, imitation=Imitation())
         agent, cost = learn(seed, budget, context, learner, only_tower(budget), shown=shown)
-        rows.append(graded(greedy(agent), exams(budget), budget, seed) | cost)
+        rows.append(graded(greedy(agent), seen(budget), budget, seed) | cost)
     return columns(rows)
 
 
