@@ -244,7 +244,7 @@ STUDY = Study(
             cloning_updates=4000,
         ),
         "cpu": StackingBudget(
-            seeds=3, minutes=170, blocks=3, decisions=900_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
+            seeds=3, minutes=170, blocks=3, decisions=800_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
             cloning_updates=4000,
         ),
         "paper": StackingBudget(

@@ -27,7 +27,7 @@ from offroad.train.run import Run
 
 WORLDS = 64
 UPDATES = 1 / 24  # for each decision
-ANNEALED = 2 / 3  # of a run: the learning rate falls to a tenth in it
+ANNEALED = 3 / 4  # of a run: the learning rate falls to a tenth in it
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
