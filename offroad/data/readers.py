@@ -75,6 +75,7 @@ def load(
                 f"the folder '{folder}' holds neither dataset.json, as written by offroad.data.writers.save, nor "
                 "Minari's data/main_data.hdf5; name the data set's own folder"
             )
+        path = folder
     kinds = {"": _folder, ".npz": _npz, ".hdf5": _hdf5, ".h5": _hdf5, ".csv": tables.csv, ".parquet": tables.parquet}
     kind = "" if path.is_dir() else path.suffix.lower()
     if kind not in kinds:
@@ -140,7 +141,7 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
         inner = np.flatnonzero(~(terminated | truncated)[:-1])
         end(differ(after, columns["observations"], inner, inner + 1), "the next row is not what came next")
     end(np.array([steps - 1]), "the recording stops there")
-    if "truncated" not in flags:
+    if "terminated" in flags and "truncated" not in flags:
         notes.append("the file has no flags of truncation (timeouts)")
     finals = columns.get("final_observations")
     if after is not None:
@@ -178,12 +179,16 @@ def _boundaries(columns: dict[str, Any], steps: int, where: str) -> np.ndarray |
 # --- where arrays come from ------------------------------------------------------------------------------------------
 
 
+_OTHER = (KeyError, TypeError, AttributeError, RuntimeError)
+"""What NumPy and h5py raise besides, where a file is not what its name says."""
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turns whatever the readers of files raise into one sentence."""
     try:
         yield
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, *_OTHER) as error:
         said = str(error).partition("\n")[0]
         raise OffroadError(f"'{path}' cannot be read ({said}); it is damaged, cut short or of another kind") from error
 
@@ -222,10 +227,10 @@ def _holds(getters: Getters, name: str) -> bool:
 def _read(getters: Getters, column: str | Sequence[str], apart: bool) -> Any:
     """One array, a dict of those under a name, or several stacked side by side (or kept apart, by name)."""
     if not isinstance(column, str):
-        parts = {name: _read(getters, name, apart) for name in column}
+        parts = {name: _read(getters, name, apart=False) for name in column}
         return parts if apart else np.stack(list(parts.values()), axis=-1)
     if column in getters:
-        return getters[column]()
+        return {column: getters[column]()} if apart else getters[column]()
     if not _holds(getters, column):
         raise unknown("column", column, getters)
     return nest({name[len(column) + 1 :]: get() for name, get in getters.items() if name.startswith(f"{column}/")})
@@ -258,7 +263,7 @@ def read_minari(folder: Path) -> Dataset:
                 f"'{path}' holds {len(file)} episodes, its metadata.json tells of {count}; it is damaged"
             )
         episodes = [_minari_episode(file[f"episode_{i}"], f"'{path}', episode {i}") for i in range(count)]
-    joined: dict[str, Any] = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
+        joined: dict[str, Any] = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     terminated, truncated = joined["terminations"], joined["truncations"]
     lengths = np.array([len(episode["rewards"]) for episode in episodes])
     truncated[np.cumsum(lengths)[~(terminated | truncated)[np.cumsum(lengths) - 1]] - 1] = True

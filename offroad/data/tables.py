@@ -20,6 +20,8 @@ def csv(path: Path) -> Iterator[Getters]:
     """The columns of a CSV file whose first line is their names."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         header, *lines = list(csv_module.reader(file)) or [[]]
+    if not header:
+        raise OffroadError(f"'{path}' is empty; expected a first line of column names, and a row for each step")
     lines = [line for line in lines if line]
     for row, line in enumerate(lines):
         if len(line) != len(header):
@@ -89,17 +91,14 @@ def _grouped(columns: dict[str, Callable[[], np.ndarray]]) -> Getters:
 
 def _numbers(cells: tuple[str, ...]) -> np.ndarray:
     """Whole numbers, else floats (an empty cell is NaN), else truth values, else the strings as they are."""
-    for parse in (np.int64, _float):
+    words = np.array(cells)
+    for kind in (np.int64, np.float64):
         try:
-            return np.array([parse(cell) for cell in cells])
+            return (words if kind is np.int64 else np.where(words == "", "nan", words)).astype(kind)
         except (ValueError, OverflowError):
             continue
-    words = np.char.lower(np.array(cells))
-    return words == "true" if np.isin(words, ("true", "false")).all() else np.array(cells)
-
-
-def _float(cell: str) -> float:
-    return float(cell) if cell.strip() else float("nan")
+    lower = np.char.lower(words)
+    return lower == "true" if np.isin(lower, ("true", "false")).all() else words
 
 
 def _pyarrow() -> ModuleType:
