@@ -15,13 +15,14 @@ from typing import Any
 import jax
 import numpy as np
 from gymnasium import spaces as gym_spaces
-from jaxtyping import Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Float, Int, PyTree, Shaped
 
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 
-Arrays = PyTree[Shaped[np.ndarray, "..."]]
+Array = Shaped[np.ndarray, "..."]  # columns come from users: their shapes are checked, and told, at run time
+Arrays = PyTree[Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Dataset:
     Arrays may be memory-mapped. `dataclasses.replace(dataset, rewards=...)` changes one column and copies none.
 
     **Arguments:** `observations`, `actions`: leaves `[steps, ...]`, dicts allowed. `terminated` (the future is worth
-    nothing) and `truncated` (merely cut off): an episode ends where either is True; the last row must be an end.
+    nothing) and `truncated` (merely cut off), flags `[steps]`: an episode ends where either is True; the last row must be an end.
     `final_observations`: leaves `[episodes, ...]`. `propensities`: with which probability (or density) the policy that
     was logged chose the action. `info`: any other columns. `notes`: what a reader had to decide for itself.
     Raises `OffroadError` for an empty data set and for columns that do not fit together.
@@ -45,12 +46,12 @@ class Dataset:
 
     observations: Arrays
     actions: Arrays
-    rewards: Float[np.ndarray, " steps"]
-    terminated: Bool[np.ndarray, " steps"]
-    truncated: Bool[np.ndarray, " steps"]
+    rewards: Array
+    terminated: Array
+    truncated: Array
     final_observations: Arrays | None = None
-    propensities: Float[np.ndarray, " steps"] | None = None
-    info: dict[str, Shaped[np.ndarray, " steps ..."]] = field(default_factory=dict)
+    propensities: Array | None = None
+    info: dict[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):

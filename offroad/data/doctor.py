@@ -176,13 +176,13 @@ def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
         }
         if beyond:
             chart.defects.append(
-                f"{name} reach {facts['lowest']:g} to {facts['highest']:g}, beyond {facts['bounds']}, in {beyond} rows; "
+                f"{name} reach {facts['lowest']:g} to {facts['highest']:g}, in {beyond} rows beyond {facts['bounds']}; "
                 "clip them"
             )
         if facts["share at the bounds"] > 0 and not beyond:
             chart.defects.append(
-                f"{facts['share at the bounds']:.1%} of the numbers of {name} lie at their bounds, where the likelihood "
-                "of a squashed Gaussian is infinite; clip them slightly inside"
+                f"{facts['share at the bounds']:.1%} of the numbers of {name} lie at their bounds, where the "
+                "likelihood of a squashed Gaussian is infinite; clip them slightly inside"
             )
         still = np.flatnonzero(np.ptp(array.reshape(len(array), -1), axis=0) == 0)
         if len(still) and len(array) > 1:

@@ -75,7 +75,7 @@ def write_parquet(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def _grouped(columns: dict[str, Callable[[], np.ndarray]]) -> Getters:
-    """Numbered columns `x_0`, `x_1`, ... also as one array `x`; each also by its own name."""
+    """Numbered columns `x_0`, `x_1`, ... as one array `x`; each also by its own name, but not in dicts (`x/y_0`)."""
     groups: dict[str, list[str]] = {}
     for name in columns:
         if numbered := re.fullmatch(r"(.+)_(\d+)", name):
@@ -86,7 +86,8 @@ def _grouped(columns: dict[str, Callable[[], np.ndarray]]) -> Getters:
     def stacked(names: list[str]) -> Callable[[], np.ndarray]:
         return lambda: np.stack([columns[name]() for name in names], axis=-1)
 
-    return {**{stem: stacked(names) for stem, names in groups.items()}, **columns}
+    apart = {name: get for name, get in columns.items() if "/" not in name or not re.fullmatch(r".+_\d+", name)}
+    return {**{stem: stacked(names) for stem, names in groups.items()}, **apart}
 
 
 def _numbers(cells: tuple[str, ...]) -> np.ndarray:
