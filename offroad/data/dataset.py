@@ -37,10 +37,11 @@ class Dataset:
     Numbers of 64 bits become what JAX computes with, unless x64 is on; `propensities` and `info` stay as they are.
     Arrays may be memory-mapped. `dataclasses.replace(dataset, rewards=...)` changes one column and copies none.
 
-    **Arguments:** `observations`, `actions`: leaves `[steps, ...]`, dicts allowed. `terminated` (the future is worth
-    nothing) and `truncated` (merely cut off), flags `[steps]`: an episode ends where either is True; the last row must be an end.
-    `final_observations`: leaves `[episodes, ...]`. `propensities`: with which probability (or density) the policy that
-    was logged chose the action. `info`: any other columns. `notes`: what a reader had to decide for itself.
+    **Arguments:** `observations`, `actions`: leaves `[steps, ...]`, dicts allowed. `rewards` `[steps]`. `terminated`
+    (the future is worth nothing) and `truncated` (merely cut off), flags `[steps]`: an episode ends where either is
+    True; the last row must be an end. `final_observations`: leaves `[episodes, ...]`. `propensities` `[steps]`: with
+    which probability (or density) the policy that was logged chose the action. `info`: any other columns
+    `[steps, ...]`. `notes`: what a reader had to decide for itself.
     Raises `OffroadError` for an empty data set and for columns that do not fit together.
     """
 

@@ -110,12 +110,13 @@ def _flags(dataset: Dataset, chart: _Chart) -> None:
             f"{unsampled} episodes were cut off and what came next is unknown; their last rows are left out of training"
         )
     at_limit = float((lengths[terminated] == lengths.max()).mean()) if terminated.any() else 0.0
-    if len(ends) > 1 and lengths.max() > 1 and at_limit >= 0.5:
+    limits_unknown = len(ends) > 1 and lengths.max() > 1 and bool(terminated[:-1].all())
+    if limits_unknown and at_limit >= 0.5:
         chart.defects.append(
             f"{at_limit:.0%} of the terminated episodes last exactly {lengths.max()} steps: a time limit is stored as "
             "a terminal; load with truncated='NAME OF THAT COLUMN', terminated=None"
         )
-    elif len(ends) > 1 and lengths.max() > 1 and terminated.all():
+    elif limits_unknown:
         chart.defects.append(
             "every episode ends in a terminal row; if some only ran out of time (as in D4RL's kitchen), they must be "
             "truncated instead"
@@ -217,7 +218,9 @@ def _duplicates(dataset: Dataset, chart: _Chart) -> None:
 
 
 def _rewards(dataset: Dataset, chart: _Chart) -> None:
-    rewards, returns = dataset.rewards, dataset.returns()
+    rewards, returns = (x[np.isfinite(x)] for x in (dataset.rewards, dataset.returns()))
+    if not len(returns):  # told already: none is finite
+        rewards, returns = np.zeros(1), np.zeros(1)
     values, counts = np.unique(rewards, return_counts=True)
     usual = float(values[np.argmax(counts)])
     spread = float(np.std(rewards, dtype=np.float64))

@@ -290,6 +290,8 @@ def _minari_episode(group: Any, where: str) -> dict[str, Any]:
     }
     steps = len(episode["rewards"])
     for name, array in flatten(episode).items():
+        if array.dtype.kind not in "biuf":
+            raise OffroadError(f"{name!r} of {where} is of type {array.dtype}, expected numbers; JPEG is not read")
         rows = steps + name.startswith("observations")
         if array.shape[:1] != (rows,):
             raise OffroadError(f"{name!r} of {where} has shape {array.shape}; expected {rows} rows for {steps} rewards")
