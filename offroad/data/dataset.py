@@ -167,7 +167,7 @@ class Dataset:
 
     def episodes(self) -> Iterator[Transition]:
         """The episodes one by one, each with leaves `[its length, ...]`."""
-        for start, end in zip(self.starts, self.ends):
+        for start, end in zip(self.starts.tolist(), self.ends.tolist()):
             yield self.transitions(np.arange(start, end + 1))
 
     def returns(self, discount: float | int = 1) -> Float[np.ndarray, " episodes"]:

@@ -182,7 +182,7 @@ def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
             )
         if facts["share at the bounds"] > 0 and not beyond:
             chart.defects.append(
-                f"{facts['share at the bounds']:.1%} of the numbers of {name} lie at their bounds, where the "
+                f"{round(facts['share at the bounds'] * array.size)} numbers of {name} lie at their bounds, where the "
                 "likelihood of a squashed Gaussian is infinite; clip them slightly inside"
             )
         still = np.flatnonzero(np.ptp(array.reshape(len(array), -1), axis=0) == 0)
@@ -376,7 +376,7 @@ def show(diagnosis: Diagnosis, console: Console) -> None:
     console.print(_table(("array", *next(iter(diagnosis.columns.values()))), diagnosis.columns))
     for topic, facts in diagnosis.facts.items():
         console.print(Text.assemble((f"\n{topic}: ", "bold"), ", ".join(f"{k} {_number(v)}" for k, v in facts.items())))
-    console.print(Text(f"\n{len(diagnosis.defects) or 'no'} defects", "bold"))
+    console.print(Text(f"\ndefects: {len(diagnosis.defects) or 'none'}", "bold"))
     for line in diagnosis.defects:
         console.print(Text(f"- {line}"), soft_wrap=True)
     console.print(Text("\nproposal", "bold"))

@@ -81,7 +81,7 @@ DEFECTS = {
         final_observations=np.delete(d.final_observations, 9, axis=0),
     ),
     "in 1 rows beyond -1 to 1 (guessed); clip them": lambda d: replace(d, actions=put(d.actions, (3, 1), 1.3)),
-    "0.0% of the numbers of actions lie at their bounds": lambda d: replace(d, actions=put(d.actions, (3, 1), 1)),
+    "1 numbers of actions lie at their bounds": lambda d: replace(d, actions=put(d.actions, (3, 1), 1)),
     "50 rows (2.4%) repeat an earlier one;": appended_twice,
     "every reward is 1; there is nothing to tell": lambda d: replace(d, rewards=np.ones(ROWS)),
     "scale them to about 1": lambda d: replace(d, rewards=1000 * d.rewards),
