@@ -181,10 +181,11 @@ class Dataset:
         chosen = np.arange(len(self.ends))[episodes]
         if not len(chosen):
             raise OffroadError(f"no episode was chosen of the data set's {len(self.ends)}; expected at least one")
+        starts, stops = self.starts[chosen].tolist(), (self.ends[chosen] + 1).tolist()
         if isinstance(episodes, slice) and np.all(np.diff(chosen) == 1):
-            rows: Any = slice(self.starts[chosen[0]], self.ends[chosen[-1]] + 1)
+            rows: Any = slice(starts[0], stops[-1])
         else:
-            rows = np.concatenate([np.arange(self.starts[e], self.ends[e] + 1) for e in chosen])
+            rows = np.concatenate([np.arange(start, stop) for start, stop in zip(starts, stops)])
         part = episodes if isinstance(episodes, slice) else chosen
         return replace(
             self,
