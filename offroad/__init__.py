@@ -1,5 +1,6 @@
 """Reinforcement learning off the paved road."""
 
+import importlib
 from typing import Any
 
 import gymnasium as gym
@@ -25,9 +26,12 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     Raises `OffroadError` with the nearest id if there is no such environment.
     """
     mode = kwargs.pop("autoreset_mode", AutoresetMode.SAME_STEP)
+    module, _, name = id.rpartition(":")
     try:
-        spec = gym.spec(id)
-    except gym.error.Error as error:
+        if module:  # Gymnasium's "package:id": importing the package registers its environments
+            importlib.import_module(module)
+        spec = gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
         raise unknown("environment", id, gym.registry) from error
     try:
         if spec.vector_entry_point is not None and id.startswith("offroad/"):

@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional
@@ -28,9 +28,11 @@ def main(argv: list[str] | None = None) -> int:
 
             print(f"offroad {__version__}")
             return 0
-        if argv[0] not in COMMANDS:
-            raise unknown("command", argv[0], COMMANDS)
-        return _parse(_with_options(argv[0], argv[1:]), argv[0], argv[1:]).run()
+        words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+        name, rest = " ".join(argv[:words]), argv[words:]
+        if name not in COMMANDS:
+            raise unknown("command", name, COMMANDS)
+        return _parse(_with_options(name, rest), name, rest).run()
     except OffroadError as error:
         print(f"offroad: {error}", file=sys.stderr)
         return 2
@@ -291,6 +293,87 @@ class Export:
         return 0
 
 
+@dataclass
+class Demo:
+    """Record demonstrations: episodes in which a scripted expert succeeds.
+
+    Example: offroad demo stack --blocks 4 --episodes 100
+    """
+
+    expert: Positional[str]
+    """The expert: stack."""
+    blocks: Whole = 3
+    """How many blocks."""
+    episodes: Whole = 100
+    """How many successful episodes."""
+    task: str = "tower"
+    """What to build: tower, towers, pyramid or pick."""
+    decision: str = "long"
+    """Decisions of 184 ms (long) or of 40 ms (short)."""
+    seed: int = 0
+    """Other seeds, other episodes."""
+    out: Path = Path("demonstrations.npz")
+    """The file."""
+
+    def run(self) -> int:
+        from offroad.demo import demo
+
+        found, tried = demo(
+            self.expert,
+            blocks=self.blocks,
+            episodes=self.episodes,
+            task=self.task,
+            decision=self.decision,
+            seed=self.seed,
+        )
+        found.save(self.out)
+        print(f"{len(found.lengths)} episodes, {found.lengths.sum()} steps; the expert ended {tried} to get them")
+        print(self.out)
+        return 0
+
+
+@dataclass
+class DataInspect:
+    """Say what a data set holds, what is wrong with it, and with which method and settings to begin.
+
+    Example: offroad data inspect log.csv --ends terminated
+    """
+
+    file: Annotated[Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """An .npz, .hdf5, .csv or .parquet file, a folder of .npy files, or a Minari data set."""
+    env: str | None = None
+    """The environment that the data are from: its spaces must fit, and its action bounds are held against them."""
+    ends: Literal["terminated", "truncated"] | None = None
+    """What the end of an episode means where the file has no flags."""
+    columns: tuple[str, ...] = ()
+    """Names in the file, such as rewards=click observations=age,height; terminated= ignores that column."""
+    json: bool = False
+    """Print JSON instead of tables."""
+
+    def run(self) -> int:
+        from rich.console import Console
+
+        from offroad import make_vec
+        from offroad.data import doctor
+        from offroad.data.readers import load
+        from offroad.data.spaces import Spaces
+        from offroad.data.strict_json import dumps
+
+        columns: dict[str, str | tuple[str, ...] | None] = {}
+        for part in self.columns:
+            name, equals, names = part.partition("=")
+            if not equals:
+                raise OffroadError(f"the column {part!r} has no '='; expected for example rewards=click")
+            columns[name] = tuple(names.split(",")) if "," in names else names or None
+        dataset = load(self.file, ends=self.ends, **columns)
+        diagnosis = doctor.examine(dataset, Spaces.of(make_vec(self.env)) if self.env else None)
+        if self.json:
+            print(dumps(diagnosis.to_json(), indent=1))
+        else:
+            doctor.show(diagnosis, Console())
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "list": List,
     "reproduce": Reproduce,
@@ -298,6 +381,8 @@ COMMANDS: dict[str, type] = {
     "play": Play,
     "report": Report,
     "export": Export,
+    "demo": Demo,
+    "data inspect": DataInspect,
 }
 
 
@@ -308,7 +393,7 @@ def _overview() -> str:
     lines = ["usage: offroad COMMAND ...", "", "Reinforcement learning off the paved road.", ""]
     for name, command in COMMANDS.items():
         sentence, _, example = (command.__doc__ or "").partition("\n\n")
-        lines += [f"  {name:10} {sentence}", f"  {'':10}   {example.strip().removeprefix('Example: ')}"]
+        lines += [f"  {name:12} {sentence}", f"  {'':12}   {example.strip().removeprefix('Example: ')}"]
     return "\n".join([*lines, "", "offroad COMMAND --help shows a command's options."])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from offroad import cli
+from offroad.tasks.demonstrations import Demonstrations
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
 
@@ -187,3 +188,16 @@ def test_help_comes_at_once():
     """What is slow to import is not imported for it."""
     heavy = "import sys; from offroad import cli; cli.main(['--help']); print({'jax', 'mujoco'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", heavy], text=True).endswith("set()\n")
+
+
+def test_demonstrations_are_recorded(tmp_path, capsys):
+    out = tmp_path / "shown" / "stack.npz"
+    assert cli.main(["demo", "stack", "--blocks", "1", "--episodes", "3", "--out", str(out)]) == 0
+    assert "3 episodes" in capsys.readouterr().out
+    shown = Demonstrations.load(out)
+    assert len(shown.lengths) == 3
+    assert shown.states is not None
+    assert cli.main(["demo", "stak"]) == 2
+    assert "did you mean 'stack'" in capsys.readouterr().err
+    assert cli.main(["demo", "stack", "--blocks", "99"]) == 2
+    assert "expected 1 to 9" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
 from offroad.export import export_policy, graph, to_numpy, to_onnx
 from offroad.nets.encoder import Flat, Pixels
+from offroad.nets.relational import LEAN, PAPER, Slots
 from offroad.train.collect import clip_to
 
 
@@ -37,6 +38,13 @@ PARTS = spaces.Dict(
     joints=spaces.Box(-1, 1, (2,), np.float64),
     gear=spaces.Discrete(3, start=1),
     switches=spaces.MultiBinary(4),
+    seed=0,
+)
+ENTITIES = spaces.Dict(
+    robot=spaces.Box(-1, 1, (3,)),
+    objects=spaces.Box(-1, 1, (4, 5)),
+    goals=spaces.Box(-1, 1, (4, 2)),
+    mask=spaces.MultiBinary(4),
     seed=0,
 )
 # Bounds well inside of what the policies want, so that clipping matters.
@@ -59,6 +67,9 @@ CASES |= {
     "one-hot": ("ppo", spaces.Discrete(6, seed=0), CHOICE, {"activation": "elu"}),
     "gelu": ("ppo", VECTOR, TORQUE, {"activation": "gelu"}),
     "recurrent": ("ppo", VECTOR, TORQUE, {"recurrent": 7, "minibatch": 2048}),
+    "relational": ("ddpg", ENTITIES, TORQUE, {"encoder": replace(LEAN, width=8, scales=(1, 50)), "binary": (1,)}),
+    "relational, additive": ("sac", ENTITIES, TORQUE, {"encoder": replace(PAPER, width=8)}),
+    "slots": ("bc", ENTITIES, TORQUE, {"encoder": Slots((1, 50))}),
 }
 
 

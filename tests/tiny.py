@@ -19,8 +19,8 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 
 
-def cheetah(num_envs=4):
-    return offroad.make_vec("offroad/HalfCheetah-v5", num_envs=num_envs, num_threads=1)
+def cheetah(num_envs=4, **options):
+    return offroad.make_vec("offroad/HalfCheetah-v5", num_envs=num_envs, num_threads=1, **options)
 
 
 def stack(num_envs=4, **options):

@@ -59,6 +59,10 @@ class Replay:
         """The kind and its settings as JSON, for a run's `config.json`; replays with equal ones continue each other."""
         return {"kind": type(self).__name__, "capacity": self.capacity}
 
+    def clear(self) -> None:
+        """Forgets everything: what was collected for another task, say."""
+        self._added, self._ring = 0, None
+
     def get_state(self) -> dict[str, Any]:
         """The filled part as nested dicts of arrays: views, to be saved before the next `add`."""
         if self._ring is None:
@@ -69,7 +73,7 @@ class Replay:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Takes over what `get_state` gave, in this process or another. The capacity must be the same."""
-        self._added, self._ring = 0, None
+        self.clear()
         if "ring" not in state:
             return
         filled = min(state["added"], self.capacity)

@@ -121,6 +121,8 @@ class SuccessGated:
     - `promote`, `demote`: success rates.
     - `window`: the number of episodes they are measured over.
     - `rehearsal`: the share of episodes that are of an earlier stage (any, uniformly), against forgetting.
+    - `on_change`: called at every change of stage. Li et al. (2020) empty the replay buffer then (`replay.clear`): full
+        of the stage before, it would be slow to tell of the new one.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class SuccessGated:
         demote: float | int = 0.3,
         window: int = 100,
         rehearsal: float | int = 0.2,
+        on_change: Callable[[], None] | None = None,
     ):
         if not stages:
             raise OffroadError("a curriculum was given no stages; pass at least one Stage(name, options)")
@@ -144,6 +147,7 @@ class SuccessGated:
             )
         self.stages = tuple(stages)
         self.promote, self.demote, self.window, self.rehearsal = promote, demote, window, rehearsal
+        self.on_change = on_change
         self.stage = self.episodes = 0
         self.history: list[dict[str, Any]] = []
         self._present: deque[bool] = deque(maxlen=window)
@@ -211,6 +215,8 @@ class SuccessGated:
         self.stage = stage
         self._present.clear()
         self._rehearsed.clear()
+        if self.on_change is not None:
+            self.on_change()
 
 
 class CurriculumVectorEnv(VectorWrapper):

@@ -110,6 +110,7 @@ class Demonstrations:
         arrays = {"lengths": self.lengths, **_flatten(_fields(self.transitions))}
         for episode, state in enumerate(self.states or ()):
             arrays |= _flatten({"states": {str(episode): state}})
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as file:  # given a name, NumPy would append .npz to others
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -216,6 +217,10 @@ class DemonstrationReplay(Replay):
         )
         mixed: Transition = jax.tree.map(lambda *x: np.concatenate(x, axis=len(outer)), *parts)
         return replace(mixed, demonstrated=np.zeros(shape, bool) | (np.arange(batch) >= batch - shown))
+
+    def clear(self) -> None:
+        """Forgets the experience, not the demonstrations."""
+        self.replay.clear()
 
     def describe(self) -> dict[str, Any]:
         parts = {"replay": self.replay.describe(), "demonstrations": self.demonstrations.describe()}

@@ -41,6 +41,9 @@ class CompactReplay(Replay):
         observation, following = (_cut(part, self.slots) for part in (batch.observation, batch.next_observation))
         return replace(batch, observation=observation, next_observation=following)
 
+    def clear(self) -> None:
+        self.replay.clear()
+
     def describe(self) -> dict[str, Any]:
         return {"kind": type(self).__name__, "replay": self.replay.describe()}
 

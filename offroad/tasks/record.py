@@ -58,6 +58,6 @@ def record(
 def _write(observation: Any, world: int | np.integer, row: Any) -> None:
     if isinstance(observation, dict):
         for name, part in observation.items():
-            part[world] = row[name]
+            _write(part, world, row[name])
     else:
         observation[world] = row

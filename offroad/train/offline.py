@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from offroad.agents.agent import Agent
+from offroad.data.dataset import Dataset
 from offroad.data.replay import Replay
 from offroad.errors import OffroadError
 from offroad.train.collect import Metrics
@@ -20,14 +21,14 @@ CHUNK = 100
 
 def offline(
     agent: Agent,
-    replay: Replay,
+    replay: Replay | Dataset,
     updates: int,
     *,
     seed: int = 0,
     progress: bool = True,
     callback: Callable[[Metrics], None] | None = None,
 ) -> Agent:
-    """The agent after `updates` gradient steps on samples of `replay`, to which nothing is added.
+    """The agent after `updates` gradient steps on samples of `replay`, a data set or a replay, to which nothing is added.
 
     **Arguments:** `agent`: one whose config has `batch`, the transitions per gradient step. `seed`: of sampling and of
     the agent's own randomness. `callback`: is given the number of updates so far and the mean metrics of the newest

@@ -1,14 +1,20 @@
+from dataclasses import replace
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 from jax_envs import point
+from tiny import stack
 
-from offroad.agents import DDPG, DDPGConfig
+from offroad.agents import DDPG, SAC, TD3, DDPGConfig, SACConfig, TD3Config
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
+from offroad.nets.ensemble import apply_ensemble
+from offroad.nets.relational import Relational
 from offroad.train.evaluate import evaluate
 from offroad.train.off_policy import off_policy
 
@@ -158,3 +164,53 @@ def test_learns_to_push_a_point_to_the_origin():
     after = evaluate(result.agent, point(), 40).returns.mean()
     assert before < -10
     assert after > -3  # the best policy earns about -2
+
+
+def test_annealing_lowers_the_step_linearly_to_a_tenth_and_no_further():
+    """Adam's first step changes a parameter by the learning rate, whatever the gradient."""
+    agent, data = make(learning_rate=1e-2, anneal_updates=10), batch()
+    for done, rate in ((0, 1e-2), (5, 5.5e-3), (10, 1e-3), (30, 1e-3)):
+        late = eqx.tree_at(lambda a: [s[1].count for s in a.optimiser_states], agent, [jnp.int32(done)] * 2)
+        after, _ = update(late, data, KEY)
+        assert [int(state[1].count) for state in after.optimiser_states] == [done + 1] * 2
+        for moved, before in ((after.policy, agent.policy), (after.critic, agent.critic)):
+            steps = [np.abs(x - y).max() for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(before))]
+            np.testing.assert_allclose(max(steps), rate, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(DDPG, DDPGConfig(binary=(3,))), (TD3, TD3Config()), (SAC, SACConfig())],
+    ids=("ddpg", "td3", "sac"),
+)
+def test_relational_agents_see_a_set_of_objects_of_any_size(kind, config):
+    """Policy and critics ignore the blocks' order and what stands in empty slots, but nothing else."""
+    config = replace(config, hidden=(16,), encoder=Relational(scales=(1, 10, 50)))
+    env = stack(6, blocks=3)
+    agent = kind.create(Spaces.of(env), config, KEY)
+    x, _ = env.reset(seed=0)
+    action = jax.random.uniform(KEY, (6, 4), minval=-1, maxval=1)
+
+    @jax.jit
+    def outputs(x):
+        critics = agent.critic if kind is DDPG else agent.critics
+        values = critics(x, action) if kind is DDPG else apply_ensemble(critics, x, action)
+        return agent.act(x)[0][:, :3], values
+
+    def away(x):
+        return max(float(np.abs(a - b).max()) for a, b in zip(outputs(x), wanted))
+
+    wanted = outputs(x)
+    assert wanted[0].shape == (6, 3)
+    order = [2, 0, 1]
+    assert away(x | {name: x[name][:, order] for name in ("objects", "goals", "mask")}) < 1e-5
+    assert away(x | {"objects": x["objects"][:, order]}) > 1e-4  # other goals for the blocks
+    random = np.random.default_rng(1)
+    rest = {name: random.normal(size=(6, 2, x[name].shape[-1])).astype(np.float32) for name in ("objects", "goals")}
+    rest["mask"] = np.zeros((6, 2), np.int8)
+    padded = x | {name: np.concatenate([x[name], rest[name]], 1) for name in rest}
+    assert away(padded) < 1e-5
+    assert away(padded | {"mask": np.ones((6, 5), np.int8)}) > 1e-4  # two blocks more
+    one = x | {name: x[name][:, :1] for name in ("objects", "goals", "mask")}
+    assert np.isfinite(outputs(one)[1]).all()
+    assert away(one) > 1e-4

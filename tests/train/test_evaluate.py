@@ -68,11 +68,10 @@ def test_an_episode_that_never_ends_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize("make", [jax_envs.point, cheetah])
 def test_training_does_not_notice_that_it_is_evaluated(make):
-    eval_env = make(1)
-    if make is cheetah:
-        eval_env.max_episode_steps = 10
+    eval_env = cheetah(1, max_episode_steps=10) if make is cheetah else make(1)
     schedule = Schedule(evaluate=64, episodes=1)
     watched = train_ppo(make(4), 128, eval_env=eval_env, schedule=schedule)
+    assert make is not cheetah or watched.history[-1]["eval/length"] == 10
     assert same(watched.agent, train_ppo(make(4), 128).agent)
     assert [line["step"] for line in watched.history if "eval/return" in line] == [64, 128]
     expected = evaluate(watched.agent, eval_env, 1, seed=EVALUATION_SEED)

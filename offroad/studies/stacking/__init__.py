@@ -9,12 +9,11 @@ from offroad.envs.stack import Stack
 from offroad.envs.stack.expert import Expert
 from offroad.nets.relational import Relational, Slots
 from offroad.report.statistics import proportion
-from offroad.studies.stacking.exams import EXAM_SEED, StackingBudget, columns, exams, graded, greedy, unseen
+from offroad.studies.stacking.exams import EXAM_SEED, StackingBudget, columns, graded, greedy, seen, unseen
 from offroad.studies.stacking.pictures import animation, by_height, stages_reached
 from offroad.studies.stacking.training import PADDED, RELATIONAL, clone, config, hundred, learn, size, stages, towers
 from offroad.studies.study import Claim, Context, Metrics, NotRun, Published, Results, Study
-from offroad.tasks.curriculum import Stage, SuccessGated
-from offroad.tasks.demonstration_resets import DemonstrationResets
+from offroad.tasks.curriculum import Stage
 
 LI = "Li, Jabri, Darrell and Agrawal 2020, arXiv 1912.11032"
 NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
@@ -25,7 +24,7 @@ NAIR = "Nair et al. 2018, arXiv 1709.10089, as quoted in the talk"
 def expert(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     """The scripted expert that the demonstrations come from."""
     act = Expert("long").act
-    return columns([graded(act, [*exams(budget), *unseen(budget)], budget, seed) for seed in seeds])
+    return columns([graded(act, [*seen(budget), *unseen(budget)], budget, seed) for seed in seeds])
 
 
 def cloning_relational(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
@@ -43,7 +42,7 @@ def cloned(encoder: Relational | Slots, seeds: list[int], budget: StackingBudget
     for seed in seeds:
         shown = context.once(f"towers {seed}", lambda: towers(budget.blocks, 128 * budget.blocks, seed))  # noqa: B023
         agent = clone(encoder, shown, seed, budget, context)
-        which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
+        which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | {"parameters [thousands]": size(agent)})
     return columns(rows)
 
@@ -55,8 +54,7 @@ def relational(seeds: list[int], budget: StackingBudget, context: Context) -> Me
 
 def no_curriculum(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     """Relational network, the full tower from the first episode on."""
-    only = [Stage("the tower", {"blocks": budget.blocks})]
-    return reinforced(RELATIONAL, few(seeds, budget, context), budget, context, tasks=only)
+    return reinforced(RELATIONAL, few(seeds, budget, context), budget, context, tasks=only_tower(budget))
 
 
 def mlp(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
@@ -84,7 +82,7 @@ def demonstrations_cloned(seeds: list[int], budget: StackingBudget, context: Con
     rows = []
     for seed in few(seeds, budget, context):
         agent = clone(RELATIONAL, hundred(budget, context, seed), seed, budget, context)
-        rows.append(graded(greedy(agent), exams(budget), budget, seed))
+        rows.append(graded(greedy(agent), seen(budget), budget, seed))
     return columns(rows)
 
 
@@ -95,8 +93,8 @@ def short_decisions(seeds: list[int], budget: StackingBudget, context: Context) 
     rows = []
     for seed in few(seeds, budget, context):
         learner = config(RELATIONAL, discount=0.98, value_range=(-50.0, 0.0))
-        agent, cost = learn(seed, budget, context, learner, SuccessGated(stages(1)), decision="short")
-        rows.append(graded(greedy(agent), exams(budget)[:1], budget, seed, "short") | cost)
+        agent, cost = learn(seed, budget, context, learner, stages(1), decision="short")
+        rows.append(graded(greedy(agent), seen(budget)[:1], budget, seed, "short") | cost)
     return columns(rows)
 
 
@@ -112,9 +110,8 @@ def reinforced(
     require_learning(budget)
     rows = []
     for seed in seeds:
-        curriculum = SuccessGated(tasks or stages(budget.blocks), promote=0.8)
-        agent, cost = learn(seed, budget, context, config(encoder), curriculum, hindsight=hindsight)
-        which = exams(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
+        agent, cost = learn(seed, budget, context, config(encoder), tasks or stages(budget.blocks), hindsight=hindsight)
+        which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | cost | {"parameters [thousands]": size(agent)})
         if seed == seeds[0] and tasks is None and hindsight and isinstance(encoder, Relational):
             keep_episode(agent, budget, context)
@@ -128,10 +125,9 @@ def with_demonstrations(
     rows = []
     for seed in few(seeds, budget, context):
         shown = hundred(budget, context, seed)
-        curriculum = DemonstrationResets(SuccessGated([Stage("the tower", {"blocks": budget.blocks})]), shown, 0.3)
         learner = config(encoder, imitation=Imitation())
-        agent, cost = learn(seed, budget, context, learner, curriculum, shown=shown)
-        rows.append(graded(greedy(agent), exams(budget), budget, seed) | cost)
+        agent, cost = learn(seed, budget, context, learner, only_tower(budget), shown=shown)
+        rows.append(graded(greedy(agent), seen(budget), budget, seed) | cost)
     return columns(rows)
 
 
@@ -139,6 +135,10 @@ def few(seeds: list[int], budget: StackingBudget, context: Context) -> list[int]
     """The seeds of an arm beside the first, as many as the profile can afford."""
     context.seeds = seeds[: budget.ablation_seeds]
     return context.seeds
+
+
+def only_tower(budget: StackingBudget) -> list[Stage]:
+    return [Stage("the tower", {"blocks": budget.blocks})]
 
 
 def require_learning(budget: StackingBudget) -> None:
@@ -244,7 +244,7 @@ STUDY = Study(
             cloning_updates=4000,
         ),
         "cpu": StackingBudget(
-            seeds=3, minutes=170, blocks=3, decisions=650_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
+            seeds=3, minutes=170, blocks=3, decisions=800_000, ablation_seeds=1, short_steps=1_400_000, episodes=200,
             cloning_updates=4000,
         ),
         "paper": StackingBudget(

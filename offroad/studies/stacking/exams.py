@@ -35,7 +35,7 @@ class Exam:
     task: str = "tower"
 
 
-def exams(budget: StackingBudget) -> list[Exam]:
+def seen(budget: StackingBudget) -> list[Exam]:
     return [Exam(f"tower of {n}", n) for n in range(1, budget.blocks + 1)]
 
 

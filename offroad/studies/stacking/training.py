@@ -18,6 +18,7 @@ from offroad.nets.relational import Relational, Slots
 from offroad.studies.stacking.exams import StackingBudget
 from offroad.studies.study import Context
 from offroad.tasks.curriculum import Curriculum, CurriculumVectorEnv, Stage, SuccessGated
+from offroad.tasks.demonstration_resets import DemonstrationResets
 from offroad.tasks.demonstrations import DemonstrationReplay, Demonstrations
 from offroad.tasks.entities import CompactReplay
 from offroad.tasks.goals import GoalTask, HindsightReplay
@@ -26,6 +27,7 @@ from offroad.train.run import Run
 
 WORLDS = 64
 UPDATES = 1 / 24  # for each decision
+ANNEALED = 3 / 4  # of a run: the learning rate falls to a tenth in it
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
@@ -70,7 +72,7 @@ def learn(
     budget: StackingBudget,
     context: Context,
     learner: DDPGConfig,
-    curriculum: Curriculum,
+    tasks: Sequence[Stage],
     *,
     hindsight: float = 0.8,
     shown: Demonstrations | None = None,
@@ -81,7 +83,6 @@ def learn(
     bare = offroad.make_vec(
         "offroad/Stack-v0", worlds, blocks=budget.blocks, decision=decision, autoreset_mode=AutoresetMode.DISABLED
     )
-    env = CurriculumVectorEnv(bare, curriculum)
 
     def memory(capacity: int) -> HindsightReplay:
         return HindsightReplay(capacity, GoalTask.of(bare), share=hindsight, moved_share=0.7)
@@ -93,13 +94,17 @@ def learn(
         replay = DemonstrationReplay(replay, apart)
     if isinstance(learner.encoder, Relational):
         replay = CompactReplay(replay)
+    curriculum: Curriculum = SuccessGated(tasks, on_change=replay.clear)
+    if shown is not None:
+        curriculum = DemonstrationResets(curriculum, shown, share=0.3)
+    env = CurriculumVectorEnv(bare, curriculum)
     steps = budget.decisions if decision == "long" else budget.short_steps
 
     def report(metrics: dict[str, Any]) -> None:
         stage, success = metrics.get("curriculum/stage", 0), metrics.get("curriculum/success", 0.0)
         context.progress(f"seed {seed}, stage {stage:.0f}, success {success:.2f} in training", metrics["step"] / steps)
 
-    learner = replace(learner, anneal_updates=round(steps * UPDATES))
+    learner = replace(learner, anneal_updates=round(steps * UPDATES * ANNEALED))
     run = train.off_policy(
         DDPG.create(Spaces.of(env), learner, jax.random.key(seed)),
         env,
