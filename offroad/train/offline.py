@@ -28,7 +28,7 @@ def offline(
     progress: bool = True,
     callback: Callable[[Metrics], None] | None = None,
 ) -> Agent:
-    """The agent after `updates` gradient steps on samples of `replay`, a data set or a replay, to which nothing is added.
+    """The agent after `updates` gradient steps on samples of `replay`, which may be a data set; nothing is added to it.
 
     **Arguments:** `agent`: one whose config has `batch`, the transitions per gradient step. `seed`: of sampling and of
     the agent's own randomness. `callback`: is given the number of updates so far and the mean metrics of the newest
