@@ -178,7 +178,7 @@ class CQL(Agent):
             self,
             actor=actor,
             critics=critics,
-            target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),
+            target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
             log_temperature=log_temperature,
             log_multiplier=log_multiplier,
             optimiser_states=(actor_state, critic_state, temperature_state, multiplier_state),

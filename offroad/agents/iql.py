@@ -158,7 +158,7 @@ class IQL(Agent):
             actor=actor,
             value=value,
             critics=critics,
-            target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),
+            target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
             optimiser_states=(actor_state, value_state, critic_state),
             observation_norm=norm,
         )

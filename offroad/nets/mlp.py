@@ -80,7 +80,7 @@ class MLP(eqx.Module):
 def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
     """The layer on an array with any leading axes."""
     z = jax.nn.standardize(x, axis=-1, epsilon=norm.eps)
-    return z * norm.weight + norm.bias
+    return z * norm.weight + norm.bias  # pyright: ignore[reportOperatorIssue]
 
 
 def _layer(fan_in: int, fan_out: int, init: str, scale: float, key: PRNGKeyArray) -> eqx.nn.Linear:
