@@ -6,6 +6,7 @@ from offroad.agents.cql import CQL, CQLConfig
 from offroad.agents.ddpg import DDPG, DDPGConfig
 from offroad.agents.discrete_cql import DiscreteCQL, DiscreteCQLConfig
 from offroad.agents.dqn import DQN, DQNConfig
+from offroad.agents.emaq import EMaQ, EMaQConfig
 from offroad.agents.imitation import Imitation
 from offroad.agents.iql import IQL, IQLConfig
 from offroad.agents.ppo import PPO, PPOConfig
@@ -21,6 +22,7 @@ AGENTS = {
     "ddpg": (DDPG, DDPGConfig),
     "discrete_cql": (DiscreteCQL, DiscreteCQLConfig),
     "dqn": (DQN, DQNConfig),
+    "emaq": (EMaQ, EMaQConfig),
     "iql": (IQL, IQLConfig),
     "ppo": (PPO, PPOConfig),
     "rebrac": (ReBRAC, ReBRACConfig),
@@ -47,6 +49,8 @@ __all__ = [
     "DQNConfig",
     "DiscreteCQL",
     "DiscreteCQLConfig",
+    "EMaQ",
+    "EMaQConfig",
     "IQLConfig",
     "Imitation",
     "PPOConfig",

@@ -49,7 +49,7 @@ def test_the_soft_maximum_is_the_integral_over_all_actions(steep):
     _, metrics = update(steep, data, KEY)
     seen = np.repeat(data.observation[None], len(grid), 0)
     values = both(steep.critics, seen, np.broadcast_to(grid[:, None, None], (len(grid), 8, 1)))
-    assert np.ptp(values, axis=1).mean() > 2
+    assert np.ptp(values, axis=1).mean() > 1.5
     exact = np.log(np.trapezoid(np.exp(values), grid, axis=1)).mean()
     assert abs(exact) > 0.2
     assert float(metrics["gap"] + metrics["value"]) == pytest.approx(exact, rel=0.02)
@@ -74,7 +74,7 @@ def test_the_gap_raises_the_datas_values_and_lowers_all_others(steep):
 
 def test_the_critics_loss_with_all_options():
     config = CQLConfig(
-        hidden=(8,), batch=8, samples=3, conservative_states=5, backup_samples=4, lagrange_gap=0.5, gap_minimum=1.2,
+        hidden=(8,), batch=8, samples=3, conservative_states=5, backup_samples=4, lagrange_gap=0.5, gap_minimum=1.45,
         weight=2.0, discount=0.9, layer_norm=True, clone_updates=1,
     )  # fmt: skip
     agent, data = CQL.create(spaces(2), config, KEY), batch()
@@ -97,9 +97,9 @@ def test_the_critics_loss_with_all_options():
         np.testing.assert_allclose(density[rows], source.log_prob(queried[rows]), rtol=1e-3, atol=1e-3)
     pushed = np.stack([both(agent.critics, data.observation[:5], a) for a in queried], 1)
     gap = np.log(np.mean(np.exp(pushed - np.asarray(density)), 1)) - values[:, :5]
-    assert (gap < 1.2).any()
-    assert (gap > 1.2).any()
-    gaps = np.maximum(gap, 1.2).mean(1)
+    assert (gap < 1.45).any()
+    assert (gap > 1.45).any()
+    gaps = np.maximum(gap, 1.45).mean(1)
     expected = 0.5 * ((values - target) ** 2).mean(1).sum() + 2 * np.exp(0.3) * gaps.sum()
     np.testing.assert_allclose(metrics["critic_loss"], expected, rtol=1e-4)
     assert after.log_multiplier > agent.log_multiplier  # the gap is above what it shall become

@@ -24,6 +24,7 @@ SETTINGS = {
     "rebrac": RATES | {"policy_penalty": 0.1},
     "cql": RATES | {"samples": 4, "conservative_states": 16, "weight": 1.0, "initial_temperature": 0.1},
     "discrete_cql": FAST | {"weight": 0.2},
+    "emaq": FAST | {"components": 4, "samples": 10},
 }
 
 
