@@ -102,7 +102,7 @@ class CQL(Agent):
             target_critics=jax.tree.map(jnp.copy, critics),
             log_temperature=log_temperature,
             log_multiplier=log_multiplier,
-            optimiser_states=tuple(optax.adam(rate).init(x) for rate, x in zip(_rates(config), learnt)),
+            optimiser_states=tuple(optax.adam(rate).init(x) for rate, x in zip(_rates(config), learnt)),  # pyright: ignore[reportArgumentType]
             updates=jnp.zeros((), jnp.int32),
             observation_norm=ObservationNorm.create(spaces.observation),
             spaces=spaces,
