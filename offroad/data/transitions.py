@@ -12,7 +12,8 @@ class Transition(eqx.Module):
     `next_observation` is what the action led to: where an episode ended it is the *final* observation, not that of the
     next episode's reset. `terminated` means that the future is worth nothing; `truncated` that it was merely cut off
     and must be bootstrapped. `demonstrated` tells which rows of a batch come from demonstrations; None where there are
-    none. Arrays are NumPy's on the host and JAX's in compiled code.
+    none. `next_action` is what the data did after `next_observation`, anything where its episode ended; None where
+    nobody asks. Arrays are NumPy's on the host and JAX's in compiled code.
     """
 
     observation: PyTree[Any]
@@ -22,6 +23,7 @@ class Transition(eqx.Module):
     terminated: Bool[Any, "*batch"]
     truncated: Bool[Any, "*batch"]
     demonstrated: Bool[Any, "*batch"] | None = None
+    next_action: PyTree[Any] | None = None
 
 
 class Rollout(eqx.Module):

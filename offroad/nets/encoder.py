@@ -96,6 +96,14 @@ class _Parts(Encoder):
         return jnp.concatenate([self.parts[name](observation[name]) for name in sorted(self.parts)], axis=-1)
 
 
+def columns(encoder: Encoder, name: str) -> slice | None:
+    """Which features are the entry `name` of the observation, if the encoder puts entries side by side as they are."""
+    if not isinstance(encoder, _Parts) or not isinstance(encoder.parts[name], _Vector):
+        return None
+    start = sum(part.size for other, part in encoder.parts.items() if other < name)
+    return slice(start, start + encoder.parts[name].size)
+
+
 class _Image(Encoder):
     """ReLU convolutions without padding, then one ReLU layer of `size` units. Pixels enter as values / 255."""
 

@@ -31,10 +31,12 @@ class MLP(eqx.Module):
     `sizes` are the widths from the input to the output. `init="orthogonal"`, the convention of PPO, draws orthogonal
     weights of gain sqrt(2), of gain `final_scale` (1 unless told) in the last layer, and zero biases;
     `init="uniform"`, that of SAC and TD3, draws weights and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and
-    multiplies the last layer by `final_scale`.
+    multiplies the last layer by `final_scale`. `layer_norm` normalises what comes out of every activation (Ba et al.
+    2016, arXiv 1607.06450), which keeps the values of critics bounded far from their data.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
+    norms: tuple[eqx.nn.LayerNorm, ...]  # empty, or one for every activation
     activation: str = eqx.field(static=True)
 
     def __init__(
@@ -45,6 +47,7 @@ class MLP(eqx.Module):
         activation: str = "tanh",
         init: Literal["orthogonal", "uniform"] = "orthogonal",
         final_scale: float | None = None,
+        layer_norm: bool = False,
     ):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
@@ -57,13 +60,27 @@ class MLP(eqx.Module):
             _layer(fan_in, fan_out, init, scale, k)
             for fan_in, fan_out, scale, k in zip(sizes[:-1], sizes[1:], scales, keys, strict=True)
         )
+        self.norms = tuple(eqx.nn.LayerNorm(size) for size in sizes[1:-1]) if layer_norm else ()
         self.activation = activation
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        return self.after_first(linear(self.layers[0], x))
+
+    def after_first(self, x: Float[Array, "*batch first"]) -> Float[Array, "*batch out"]:
+        """The output, given that of the first linear layer."""
         activation = ACTIVATIONS[self.activation]
-        for layer in self.layers[:-1]:
-            x = activation(linear(layer, x))
-        return linear(self.layers[-1], x)
+        for i, layer in enumerate(self.layers[1:]):
+            x = activation(x)
+            if self.norms:
+                x = _normalise(self.norms[i], x)
+            x = linear(layer, x)
+        return x
+
+
+def _normalise(norm: eqx.nn.LayerNorm, x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:
+    """The layer on an array with any leading axes."""
+    z = jax.nn.standardize(x, axis=-1, epsilon=norm.eps)
+    return z * norm.weight + norm.bias  # pyright: ignore[reportOperatorIssue]
 
 
 def _layer(fan_in: int, fan_out: int, init: str, scale: float, key: PRNGKeyArray) -> eqx.nn.Linear:

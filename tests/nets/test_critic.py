@@ -7,6 +7,7 @@ from gymnasium import spaces
 from offroad.errors import OffroadError
 from offroad.nets.critic import Critic
 from offroad.nets.encoder import Flat, Pixels
+from offroad.nets.relational import Slots
 
 ACTION = spaces.Box(-3, 5, (2,))
 VECTOR = spaces.Box(-1, 1, (4, 3))
@@ -39,3 +40,24 @@ def test_flat_encoders_put_the_action_beside_the_observation():
 def test_an_observation_may_not_be_called_action():
     with pytest.raises(OffroadError, match="named 'action'"):
         Critic(spaces.Dict(action=VECTOR), ACTION, Flat(), (16,), KEY)
+
+
+@pytest.mark.parametrize("space", [VECTOR, PARTS, spaces.Discrete(5)])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_values_of_several_actions_are_those_of_one_after_the_other(space, layer_norm):
+    critic = Critic(space, ACTION, Flat(Pixels((4,), (3,), (2,), 8)), (16, 8), KEY, layer_norm)
+    space.seed(0)
+    observation = jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(6)))
+    actions = jax.random.uniform(KEY, (3, 6, 2), minval=-1)
+    expected = np.stack([critic(observation, action) for action in actions])
+    np.testing.assert_allclose(critic.values(observation, actions), expected, atol=1e-5)
+
+
+def test_values_of_several_actions_of_entities():
+    space = spaces.Dict(objects=spaces.Box(-1, 1, (3, 5)), robot=spaces.Box(-1, 1, (2,)))
+    critic = Critic(space, ACTION, Slots(), (8,), KEY)
+    space.seed(0)
+    observation = jax.tree.map(lambda *x: np.stack(x), *(space.sample() for _ in range(4)))
+    actions = jax.random.uniform(KEY, (3, 4, 2), minval=-1)
+    expected = np.stack([critic(observation, action) for action in actions])
+    np.testing.assert_allclose(critic.values(observation, actions), expected, atol=1e-5)

@@ -47,3 +47,19 @@ def test_unknown_activation_and_bad_sizes_are_explained():
         MLP([1, 1], key=KEY, activation="tan")
     with pytest.raises(OffroadError, match="input and an output width"):
         MLP([3], key=KEY)
+
+
+def test_layer_norm_normalises_what_comes_out_of_every_activation():
+    net = MLP([3, 8, 8, 2], key=KEY, activation="relu", layer_norm=True)
+    x = jax.random.normal(KEY, (4, 5, 3))
+
+    def one(v):
+        for layer, norm in zip(net.layers[:-1], net.norms, strict=True):
+            v = norm(jnp.maximum(layer(v), 0))
+        return net.layers[-1](v)
+
+    np.testing.assert_allclose(net(x), jax.vmap(jax.vmap(one))(x), atol=1e-5)
+    np.testing.assert_allclose(net.after_first(x @ net.layers[0].weight.T + net.layers[0].bias), net(x), atol=1e-6)
+    far = [float(jnp.abs(n(1e4 * x)).max()) for n in (net, MLP([3, 8, 8, 2], key=KEY, activation="relu"))]
+    assert far[0] < 20 < 1000 < far[1]
+    assert MLP([3, 8, 2], key=KEY).norms == ()
