@@ -401,14 +401,14 @@ def _with_options(name: str, argv: list[str]) -> type:
     """The command; `train` with the options of its agent and trainer, whose defaults depend on the environment."""
     if name != "train" or not argv or argv[0].startswith("-"):
         return COMMANDS[name]
-    from offroad.agents import AGENTS
+    from offroad.agents import AGENTS, OFFLINE
 
     if argv[0] not in AGENTS:
         raise unknown("agent", argv[0], AGENTS)
-    if argv[0] == "bc":
+    if argv[0] in OFFLINE:
         raise OffroadError(
-            "bc learns from demonstrations, not from an environment; use offroad.train.offline with a replay of "
-            "demonstrations in Python"
+            f"{argv[0]} learns from data, not from an environment; use offroad.train.offline with a data set or a "
+            "replay of demonstrations in Python"
         )
     compiled, trainer = _is_compiled(argv), OnPolicy() if argv[0] == "ppo" else OffPolicy()
     config = AGENTS[argv[0]][1]

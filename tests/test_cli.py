@@ -137,7 +137,7 @@ MISTAKES = {
     "train ppo --env CartPole-v1 --steps 1.5": "'1.5' is not a whole number",
     "train ppo": "Missing from offroad train: --env",
     "train": "Missing from offroad train",
-    "train bc --env Pendulum-v1": "bc learns from demonstrations, not from an environment; use offroad.train.offline",
+    "train bc --env Pendulum-v1": "bc learns from data, not from an environment; use offroad.train.offline",
     "train sac --env CartPole-v1 --steps 2e4": "sac needs a one-dimensional Box",
     "train sac --env Pendulum-v1 --steps 5e3": "--learning-starts 10000 leaves nothing to learn",
     "reproduce trafic": "unknown study 'trafic'",

@@ -31,6 +31,9 @@ AGENTS = {
     "td3_bc": (TD3BC, TD3BCConfig),
 }
 
+OFFLINE = ("bc", "cql", "discrete_cql", "emaq", "iql", "rebrac", "td3_bc")
+"""Those that learn from data alone, by `train.offline`."""
+
 __all__ = [
     "AGENTS",
     "BC",
@@ -38,6 +41,7 @@ __all__ = [
     "DDPG",
     "DQN",
     "IQL",
+    "OFFLINE",
     "PPO",
     "SAC",
     "TD3",

@@ -31,6 +31,10 @@ State = dict[str, Any]
 """A simulator's state: a (nested) dict of arrays and numbers, what `reset(options={"state": ...})` takes."""
 
 
+OPTIONAL = {"demonstrated", "next_action"}
+"""Fields of a transition that demonstrations do without."""
+
+
 @dataclass(frozen=True, eq=False)
 class Demonstrations:
     """Episodes one after another.
@@ -125,7 +129,7 @@ class Demonstrations:
                 f"demonstrations {str(path)!r} cannot be read ({error}); expected a file written by Demonstrations.save"
             ) from error
         lengths, states = parts.pop("lengths", None), parts.pop("states", None)
-        needed = {field.name for field in fields(Transition)} - {"demonstrated"}
+        needed = {field.name for field in fields(Transition)} - OPTIONAL
         if lengths is None or parts.keys() != needed:
             raise OffroadError(
                 f"demonstrations {str(path)!r} hold {sorted(parts)}; expected lengths and {sorted(needed)}, "
@@ -235,8 +239,8 @@ class DemonstrationReplay(Replay):
 
 
 def _fields(transitions: Transition) -> dict[str, Any]:
-    """All fields of a transition but `demonstrated`: here every row is."""
-    return {f.name: getattr(transitions, f.name) for f in fields(Transition) if f.name != "demonstrated"}
+    """The fields that every transition has."""
+    return {f.name: getattr(transitions, f.name) for f in fields(Transition) if f.name not in OPTIONAL}
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:
