@@ -216,7 +216,7 @@ def test_what_is_no_data_set(tmp_path):
         load(tmp_path / "a.pkl")
     with pytest.raises(OffroadError, match=r"holds neither dataset\.json"):
         load(tmp_path)
-    np.savez(tmp_path / "objects.npz", observations=np.array([{}, None]), rewards=np.ones(2), allow_pickle=True)
+    np.savez(tmp_path / "objects.npz", observations=np.array([{}, None]), rewards=np.ones(2))
     with pytest.raises(OffroadError, match="cannot be read"):
         load(tmp_path / "objects.npz")
     np.savez(tmp_path / "less.npz", observations=np.ones(2), rewards=np.ones(2))

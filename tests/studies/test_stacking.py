@@ -4,10 +4,14 @@ import dataclasses
 import io
 import json
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
+from offroad.agents import DDPG
+from offroad.data.spaces import Spaces
+from offroad.envs.stack import Stack
 from offroad.envs.stack.expert import Expert
 from offroad.nets.relational import Relational, Slots
 from offroad.studies import load, stacking
@@ -144,3 +148,13 @@ def test_exams_average_over_episodes_and_blocks():
     found = examine(first_only, Exam("two", 2), 2, 6, seed=0)
     assert found["two: success"] == 0
     assert 0.5 <= found["two: blocks in place"] <= 1.5
+
+
+def test_the_padded_mlp_has_at_least_as_many_parameters():
+    env = Stack(1, blocks=stacking.STUDY.profiles["cpu"].blocks)
+
+    def parameters(encoder):
+        agent = DDPG.create(Spaces.of(env), training.config(encoder), jax.random.key(0))
+        return training.size(agent)
+
+    assert parameters(training.PADDED) >= parameters(training.RELATIONAL)

@@ -36,7 +36,7 @@ HUNDRED = 100  # demonstrations, as in Nair et al.
 
 def config(encoder: Relational | Slots, **changes: Any) -> DDPGConfig:
     """The learner of all arms; the padded MLP has a layer more where the relational network has its attention."""
-    hidden = (256, 256) if isinstance(encoder, Relational) else (256, 256, 256)
+    hidden = (256, 256) if isinstance(encoder, Relational) else (384, 256, 256)
     common = DDPGConfig(
         learning_rate=1e-3,
         discount=0.92,
