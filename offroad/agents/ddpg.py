@@ -31,7 +31,8 @@ class DDPGConfig:
     """Defaults are those of Plappert et al. 2018, appendix B; noises are in units of half the action range."""
 
     learning_rate: float = 1e-3
-    anneal_updates: int = 0  # in which it falls linearly to a tenth; 0 keeps it
+    anneal_updates: int = 0  # in which it falls linearly; 0 keeps it
+    anneal_to: float = 0.1  # times the learning rate: where it stays after that
     discount: float = 0.98  # gamma: 1 - 1/T for episodes of T = 50 steps
     polyak: float = 0.001  # tau, every update (Lillicrap et al.; Plappert et al.: 0.05 every 40 updates)
     batch: int = 256
@@ -162,4 +163,5 @@ class DDPG(Agent):
 def _adam(config: DDPGConfig) -> optax.GradientTransformation:
     if not config.anneal_updates:
         return optax.adam(config.learning_rate)
-    return optax.adam(optax.linear_schedule(config.learning_rate, config.learning_rate / 10, config.anneal_updates))
+    final = config.anneal_to * config.learning_rate
+    return optax.adam(optax.linear_schedule(config.learning_rate, final, config.anneal_updates))

@@ -166,10 +166,10 @@ def test_learns_to_push_a_point_to_the_origin():
     assert after > -3  # the best policy earns about -2
 
 
-def test_annealing_lowers_the_step_linearly_to_a_tenth_and_no_further():
+def test_annealing_lowers_the_step_linearly_to_its_end_and_no_further():
     """Adam's first step changes a parameter by the learning rate, whatever the gradient."""
-    agent, data = make(learning_rate=1e-2, anneal_updates=10), batch()
-    for done, rate in ((0, 1e-2), (5, 5.5e-3), (10, 1e-3), (30, 1e-3)):
+    agent, data = make(learning_rate=1e-2, anneal_updates=10, anneal_to=0.2), batch()
+    for done, rate in ((0, 1e-2), (5, 6e-3), (10, 2e-3), (30, 2e-3)):
         late = eqx.tree_at(lambda a: [s[1].count for s in a.optimiser_states], agent, [jnp.int32(done)] * 2)
         after, _ = update(late, data, KEY)
         assert [int(state[1].count) for state in after.optimiser_states] == [done + 1] * 2
