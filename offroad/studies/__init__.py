@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def names() -> list[str]:
     """Every study: the modules of this package, but for the protocol itself."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "study")
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "study" and not m.name.startswith("_"))
 
 
 def load(name: str) -> "Study":

@@ -31,6 +31,7 @@ from rich.console import Console
 from offroad.errors import OffroadError, unknown
 from offroad.report import html, tables
 from offroad.report.statistics import iqm
+from offroad.studies._progress import Progress
 
 Metrics = dict[str, list[float]]
 
@@ -87,7 +88,7 @@ class Results:
     folder: Path
     published: Sequence[Published] = ()
     config: dict[str, Any] = field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # {arm: {"seeds": [...], "metrics": {...}}}
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # {arm: {"seeds", "metrics", "commit", "wall_s"}}
     claims: list[Claim] = field(default_factory=list)
     commit: str = ""
     machine: str = ""
@@ -208,10 +209,12 @@ def reproduce(
 ) -> Results:
     """Runs the arms in their order and writes `results.json`, `report.html` and the figures into `out`.
 
-    `results.json` is saved after every arm, so that a crash in one loses nothing of the others.
+    `results.json` is saved after every arm, so that a crash in one loses nothing of the others. With `arms`, results
+    of other arms that `out` holds are kept: a long study may be run arm by arm.
 
     Raises:
-        OffroadError: unknown profile or arm, no seeds, or an arm that failed or returned the wrong thing.
+        OffroadError: unknown profile or arm, no seeds, results of another budget in `out`, or an arm that failed or
+            returned the wrong thing.
     """
     if profile not in study.profiles:
         raise unknown(f"profile of the study {study.name!r}", profile, study.profiles)
@@ -229,10 +232,15 @@ def reproduce(
     console = console or Console()
     config = asdict(budget) | {"seeds": len(seed_list)}
     results = Results(study.name, profile, folder, study.published, config, commit=_commit(), machine=_machine())
-    start, shared = time.monotonic(), {}
-    progress = _Progress(study, chosen, budget.minutes * 60 * len(seed_list) / budget.seeds, console)
+    if arms is not None:
+        results.arms = _earlier(results, [a for a in study.arms if a not in arms])
+    shared: dict[str, Any] = {}
+    costs = {a: study.shares.get(a, 1.0) for a in study.arms}
+    seconds = budget.minutes * 60 * len(seed_list) / budget.seeds * sum(costs[a] for a in chosen) / sum(costs.values())
+    progress = Progress({a: costs[a] for a in chosen}, seconds, console)
     for arm in chosen:
         progress.begin(arm)
+        start = time.monotonic()
         try:
             context = Context(folder, arm, seed_list, shared, progress.say)
             metrics = study.arms[arm](seed_list, budget, context)
@@ -246,12 +254,30 @@ def reproduce(
             reason = str(error) if isinstance(error, OffroadError) else f"{type(error).__name__}: {error}"
             kept = f"; {folder} keeps the results of {', '.join(results.arms)}" if results.arms else ""
             raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}{kept}") from error
-        results.arms[arm] = {"seeds": context.seeds, "metrics": checked}
-        results.wall_s = round(time.monotonic() - start, 3)
+        took = round(time.monotonic() - start, 3)
+        found = {"seeds": context.seeds, "metrics": checked, "commit": results.commit, "wall_s": took}
+        results.arms = {a: found if a == arm else results.arms[a] for a in study.arms if a in {*results.arms, arm}}
+        results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
         results.save()
         progress.end()
     _finish(study, results, console)
     return results
+
+
+def _earlier(results: Results, arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The results of these arms that the folder holds already, which must have had the same budget."""
+    path = results.folder / "results.json"
+    if not path.exists():
+        return {}
+    saved = json.loads(path.read_text())
+    mine = json.loads(json.dumps(_strict({"profile": results.profile, **results.config})))
+    theirs = {"profile": saved["profile"], **saved["config"]}
+    if different := [k for k in mine if k != "seeds" and mine[k] != theirs.get(k)]:
+        raise OffroadError(
+            f"{results.folder} holds results with {different[0]} = {theirs.get(different[0])}, this run has "
+            f"{mine[different[0]]}; choose another --out"
+        )
+    return {arm: saved["arms"][arm] for arm in arms if arm in saved["arms"]}
 
 
 def _checked(arm: str, metrics: Mapping[str, Any], seeds: int) -> Metrics:
@@ -320,44 +346,6 @@ def _verdict_lines(study: Study, results: Results) -> list[str]:
         lines.append(f"{mark}: {c.claim}: {tables.number(c.measured)} (required: {c.required})")
     lines.append(f"{results.config['seeds']} seeds, profile {results.profile}, {tables.duration(results.wall_s)}")
     return lines
-
-
-class _Progress:
-    """Lines with an estimate of the time left: the budget's own until some work is done, then what the clock says."""
-
-    def __init__(self, study: Study, arms: Sequence[str], seconds: float, console: Console):
-        costs = [study.shares.get(a, 1.0) for a in arms]
-        everything = sum(study.shares.get(a, 1.0) for a in study.arms)
-        self._share = {a: c / sum(costs) for a, c in zip(arms, costs)}
-        self._prior = seconds * sum(costs) / everything
-        self._console = console
-        self._start = self._spoke = time.monotonic()
-        self._done, self._arm, self._fraction = 0.0, "", 0.0
-
-    def begin(self, arm: str) -> None:
-        self._arm, self._fraction, self._spoke = arm, 0.0, -np.inf
-        self.say("running")
-
-    def end(self, message: str = "done") -> None:
-        self._done += self._share[self._arm]
-        self._fraction, self._spoke = 0.0, -np.inf
-        self.say(message)
-
-    def say(self, message: str, fraction: float | int | None = None) -> None:
-        """At most one line in two seconds within an arm."""
-        self._fraction = self._fraction if fraction is None else min(max(fraction, 0.0), 1.0)
-        now = time.monotonic()
-        if now - self._spoke < 2:
-            return
-        self._spoke = now
-        done = self._done + self._share[self._arm] * self._fraction if self._done < 0.999 else 1.0
-        elapsed = now - self._start
-        left = elapsed * (1 - done) / done if done > 0.02 else max(self._prior - elapsed, 0.0)
-        number = list(self._share).index(self._arm) + 1
-        ending = f" (about {tables.duration(left)} left)" if done < 1 else ""
-        self._console.print(
-            f"[{number}/{len(self._share)}] {self._arm}: {message}{ending}", markup=False, highlight=False
-        )
 
 
 def _write_json(path: Path, value: Any) -> Path:

@@ -141,6 +141,26 @@ def test_a_partial_run_leaves_the_other_claims_open(tmp_path):
     assert not list((tmp_path / "figures").iterdir())
 
 
+def test_arms_run_one_by_one_make_the_results_of_all(tmp_path):
+    whole, _ = run(COINS, tmp_path / "whole")
+    run(COINS, tmp_path, arms=["loaded"])
+    run(COINS, tmp_path, arms=["coin"], seeds=2)
+    saved = strict(tmp_path / "results.json")
+    assert list(saved["arms"]) == ["coin", "loaded"]
+    assert [arm["seeds"] for arm in saved["arms"].values()] == [[0, 1], [0, 1, 2, 3]]
+    assert saved["arms"]["coin"]["metrics"]["heads"] == whole["coin"]["heads"][:2]
+    assert all(c["holds"] is not None for c in saved["claims"])
+    run(COINS, tmp_path, arms=["coin"])  # replaces its own
+    assert strict(tmp_path / "results.json")["arms"]["coin"]["seeds"] == [0, 1, 2, 3]
+
+
+def test_results_of_another_budget_are_not_mixed(tmp_path):
+    run(COINS, tmp_path, arms=["loaded"])
+    other = replace(COINS, profiles={"quick": Budget(seeds=4, minutes=0.1, throws=60)})
+    with pytest.raises(OffroadError, match=r"holds results with throws = 50, this run has 60; choose another --out"):
+        run(other, tmp_path, arms=["coin"])
+
+
 def test_a_verdict_that_asks_outside_a_claim_is_open_too(tmp_path):
     hasty = replace(COINS, verdict=lambda r: [Claim("fair", r.iqm("coin", "heads"), "0.5", True)])
     assert run(hasty, tmp_path, arms=["loaded"])[0].claims[0].holds is None
