@@ -27,7 +27,8 @@ from offroad.train.run import Run
 
 WORLDS = 64
 UPDATES = 1 / 24  # for each decision
-ANNEALED = 3 / 4  # of a run: the learning rate falls to a tenth in it
+ANNEALED = 1 / 2  # of a run: the learning rate falls in it
+PROMOTE = 0.5  # success at which the next stage begins: what is half mastered goes on being rehearsed
 SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
@@ -39,12 +40,13 @@ def config(encoder: Relational | Slots, **changes: Any) -> DDPGConfig:
     hidden = (256, 256) if isinstance(encoder, Relational) else (384, 256, 256)
     common = DDPGConfig(
         learning_rate=1e-3,
+        anneal_to=0.3,
         discount=0.92,
         polyak=0.01,
         batch=512,
         hidden=hidden,
         random_action=0.2,
-        exploration_noise=0.2,
+        exploration_noise=0.15,
         action_penalty=0.1,
         binary=(3,),
         value_range=(-12.5, 0.0),
@@ -94,7 +96,7 @@ def learn(
         replay = DemonstrationReplay(replay, apart)
     if isinstance(learner.encoder, Relational):
         replay = CompactReplay(replay)
-    curriculum: Curriculum = SuccessGated(tasks, on_change=replay.clear)
+    curriculum: Curriculum = SuccessGated(tasks, promote=PROMOTE, demote=0.2, on_change=replay.clear)
     if shown is not None:
         curriculum = DemonstrationResets(curriculum, shown, share=0.3)
     env = CurriculumVectorEnv(bare, curriculum)
