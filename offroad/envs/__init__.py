@@ -36,6 +36,12 @@ def register() -> None:
                 max_episode_steps=MAZE_STEPS,
                 kwargs={"body": body, "maze": maze},
             )
+    gym.register(
+        "offroad/AntDirection-v0",
+        entry_point="offroad.envs.maze.walker:make_single",
+        vector_entry_point="offroad.envs.maze.walker:make_vector",
+        max_episode_steps=500,
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
