@@ -27,9 +27,26 @@ def register() -> None:
         entry_point="offroad.envs.stack:make_single",
         vector_entry_point="offroad.envs.stack:make_vector",
     )
+    for body in ("point", "ant"):
+        for maze in ("umaze", "medium", "large"):
+            gym.register(
+                f"offroad/{body.capitalize()}Maze-{maze}-v0",
+                entry_point="offroad.envs.maze:make_single",
+                vector_entry_point="offroad.envs.maze:make_vector",
+                max_episode_steps=MAZE_STEPS,
+                kwargs={"body": body, "maze": maze},
+            )
+    gym.register(
+        "offroad/AntDirection-v0",
+        entry_point="offroad.envs.maze.walker:make_single",
+        vector_entry_point="offroad.envs.maze.walker:make_vector",
+        max_episode_steps=500,
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
 """The time limit of each task of `offroad.envs.locomotion` in steps."""
 RING_DECISIONS = 600
 """The time limit of the ring roads in decisions: 300 s, Flow's horizon."""
+MAZE_STEPS = 1000
+"""The time limit of the mazes in steps."""
