@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Key, PyTree
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
 
-
 Learner = TypeVar("Learner", bound=eqx.Module)
 
 
@@ -58,7 +57,8 @@ class Agent(eqx.Module):
 
 
 def stacked(agents: Sequence[Learner]) -> Learner:
-    """Agents (or other learners) of one shape as a single pytree with a leading axis: one compiled call trains all of them (seeds)."""
+    """Agents, or other learners, of one shape as a single pytree with a leading axis: one compiled call trains all of
+    them (seeds)."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents)
 
 

@@ -124,7 +124,7 @@ def drive(
     wandb: bool,
     callback: Callable[[Metrics], None] | None,
 ) -> TrainResult:
-    """Advances `loop` until `steps` steps are taken, of `env` or, without one, of learning; the body of every trainer."""
+    """Advances `loop` until `steps` steps are taken, of `env` or, without one, updates; the body of every trainer."""
     if env is not None and eval_env is env and not is_compiled(env):
         raise OffroadError("eval_env is the training environment, whose episodes it would cut short; make another one")
     run = Run.create(Path(out), config, resume=resume, wandb=wandb) if out is not None else None
