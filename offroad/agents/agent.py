@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
+
+Learner = TypeVar("Learner", bound=eqx.Module)
 
 
 class Agent(eqx.Module):
@@ -54,8 +56,9 @@ class Agent(eqx.Module):
         return ()
 
 
-def stacked(agents: Sequence[Agent]) -> Agent:
-    """Agents of one shape as a single pytree with a leading axis: one compiled call trains all of them (seeds)."""
+def stacked(agents: Sequence[Learner]) -> Learner:
+    """Agents, or other learners, of one shape as a single pytree with a leading axis: one compiled call trains all of
+    them (seeds)."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *agents)
 
 

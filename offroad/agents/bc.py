@@ -28,7 +28,7 @@ class BCConfig:
     learning_rate: float = 1e-3
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -78,9 +78,6 @@ class BC(Agent):
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["BC", dict[str, Float[Array, ""]]]:
         config = self.config
-        norm = (
-            self.observation_norm.update(batch.observation) if config.normalise_observation else self.observation_norm
-        )
         observation = self._normalise(batch.observation)
 
         def loss(policy: Imitator) -> Float[Array, ""]:
@@ -94,7 +91,7 @@ class BC(Agent):
         value, gradient = jax.value_and_grad(loss)(self.policy)
         change, state = optax.adam(config.learning_rate).update(gradient, self.optimiser_state)
         policy: Any = optax.apply_updates(self.policy, change)  # pyright: ignore[reportArgumentType]
-        return replace(self, policy=policy, optimiser_state=state, observation_norm=norm), {"loss": value}
+        return replace(self, policy=policy, optimiser_state=state), {"loss": value}
 
     def _normalise(self, observation: PyTree[Any]) -> PyTree[Any]:
         return self.observation_norm(observation) if self.config.normalise_observation else observation

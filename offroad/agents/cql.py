@@ -62,7 +62,7 @@ class CQLConfig:
     multiplier_learning_rate: float = 3e-4
     gap_minimum: float | None = None  # gaps below it, state by state, count as this and are not widened
     clone_updates: int = 0  # at first the policy clones the data; the authors' ant mazes: 40,000
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -116,9 +116,7 @@ class CQL(Agent):
         return ActionScale(self._actions).to_env(policy.mode() if key is None else policy.sample(key)), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["CQL", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
         target_key, query_key, actor_key = jax.random.split(key, 3)
@@ -183,7 +181,6 @@ class CQL(Agent):
             log_multiplier=log_multiplier,
             optimiser_states=(actor_state, critic_state, temperature_state, multiplier_state),
             updates=self.updates + 1,
-            observation_norm=norm,
         )
         return agent, {
             "critic_loss": loss,

@@ -39,7 +39,7 @@ class DiscreteCQLConfig:
     double: bool = True  # the online network chooses the target's action
     dueling: bool = False  # separate heads for the state's value and the actions' advantages
     layer_norm: bool = False
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -88,9 +88,7 @@ class DiscreteCQL(Agent):
         return action + self._start, memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["DiscreteCQL", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = batch.action - self._start
 
@@ -114,7 +112,6 @@ class DiscreteCQL(Agent):
             network=network,
             target_network=optax.incremental_update(network, self.target_network, config.polyak),  # pyright: ignore[reportArgumentType]
             optimiser_state=state,
-            observation_norm=norm,
         )
         return agent, {"loss": loss, "gap": gap, "value": value}
 

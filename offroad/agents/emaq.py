@@ -40,7 +40,7 @@ class EMaQConfig:
     pessimism: float = 0.75  # weight of the smallest critic's value, the rest is the largest one's
     components: int = 10  # Gaussians in the behaviour model
     layer_norm: bool = False  # in the critics
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -126,9 +126,7 @@ class EMaQ(Agent):
         return ActionScale(self._actions).to_env(jnp.sum(best[..., None] * actions, 0)), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["EMaQ", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
 
@@ -155,7 +153,6 @@ class EMaQ(Agent):
             critics=critics,
             target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
             optimiser_states=(behaviour_state, critic_state),
-            observation_norm=norm,
         )
         return agent, {"critic_loss": loss, "behaviour_loss": likelihood, "value": value}
 

@@ -41,7 +41,7 @@ class IQLConfig:
     inverse_temperature: float = 3.0  # beta: 0 clones all actions alike, more trusts the advantages more
     max_weight: float = 100.0  # of an action in the policy's loss
     layer_norm: bool = False  # in critics and value
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -118,9 +118,7 @@ class IQL(Agent):
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["IQL", dict[str, Float[Array, ""]]]:
         """One step of value, policy and critics, in this order; nothing in it is random."""
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
         worth = jnp.min(apply_ensemble(self.target_critics, observation, action), 0)
@@ -160,7 +158,6 @@ class IQL(Agent):
             critics=critics,
             target_critics=optax.incremental_update(critics, self.target_critics, config.polyak),  # pyright: ignore[reportArgumentType]
             optimiser_states=(actor_state, value_state, critic_state),
-            observation_norm=norm,
         )
         return agent, {
             "critic_loss": loss_critic,

@@ -48,7 +48,7 @@ class ReBRACConfig:
     exploration_noise: float = 0.1  # std of the noise on actions that are sampled
     target_noise: float = 0.2  # std of the noise that smooths the target policy
     target_noise_clip: float = 0.5  # and its bound
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -97,9 +97,7 @@ class ReBRAC(Agent):
         return ActionScale(self._actions).to_env(unit), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["ReBRAC", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
 
@@ -154,7 +152,6 @@ class ReBRAC(Agent):
             target_critics=target_critics,
             optimiser_states=(policy_state, critic_state),
             updates=updates,
-            observation_norm=norm,
         )
         return agent, {"critic_loss": loss, "value": value}  # pyright: ignore[reportReturnType]
 

@@ -39,7 +39,7 @@ class TD3BCConfig:
     exploration_noise: float = 0.1  # std of the noise on actions that are sampled
     target_noise: float = 0.2  # std of the noise that smooths the target policy
     target_noise_clip: float = 0.5  # and its bound
-    normalise_observation: bool = True
+    normalise_observation: bool = True  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -86,9 +86,7 @@ class TD3BC(Agent):
         return ActionScale(self._actions).to_env(unit), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["TD3BC", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
 
@@ -135,7 +133,6 @@ class TD3BC(Agent):
             target_critics=target_critics,
             optimiser_states=(policy_state, critic_state),
             updates=updates,
-            observation_norm=norm,
         )
         return agent, {"critic_loss": loss, "value": value}  # pyright: ignore[reportReturnType]
 

@@ -3,7 +3,7 @@
 ```python
 dataset = load("antmaze-medium-diverse.hdf5")
 dataset.check(Spaces.of(env))
-agent = train.offline(agent, dataset, updates=100_000)
+agent = train.offline(agent, dataset, updates=100_000).agent
 ```
 """
 
@@ -145,7 +145,10 @@ class Dataset:
         return self.transitions(self.rows[rng.integers(len(self.rows), size=shape)])
 
     def transitions(self, rows: Int[np.ndarray, "*batch"]) -> Transition:
-        """These rows as transitions with the same leading axes."""
+        """These rows as transitions with the same leading axes, the next actions among them.
+
+        Where an episode ends there is no next action: the row's own stands in its place.
+        """
         last = self.terminated[rows] | self.truncated[rows]
         following = np.where(last, rows, rows + 1)
         after = jax.tree.map(lambda x: np.asarray(x[following]), self.observations)
@@ -163,6 +166,7 @@ class Dataset:
             next_observation=after,
             terminated=self.terminated[rows],
             truncated=self.truncated[rows],
+            next_action=jax.tree.map(lambda x: np.asarray(x[following]), self.actions),
         )
 
     def episodes(self) -> Iterator[Transition]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from offroad.agents.agent import Agent, stacked
+from offroad.agents import AGENTS, Agent, stacked
 from offroad.data import config as configuration
 from offroad.data.strict_json import strict
 from offroad.errors import OffroadError
@@ -32,10 +32,10 @@ from offroad.train.run import Run
 class Loop(Protocol):
     """One way of training, advanced chunk by chunk. Between chunks it can be saved and restored exactly."""
 
-    step: int  # environment steps taken so far
+    step: int  # environment steps taken so far, or updates where there is no environment
 
     @property
-    def agent(self) -> Agent: ...
+    def agent(self) -> Any: ...
 
     @property
     def seed(self) -> int | Sequence[int]: ...
@@ -46,7 +46,7 @@ class Loop(Protocol):
         ...
 
     def start(self) -> None:
-        """Resets the environments."""
+        """Prepares a new run: resets the environments."""
         ...
 
     def advance(self) -> tuple[Metrics, Metrics]:
@@ -68,7 +68,7 @@ class Loop(Protocol):
 class TrainResult:
     """What a training run leaves: the last agent (never the best one) and its curve."""
 
-    agent: Agent
+    agent: Any  # an `Agent`, or the other learner that `train.offline` was given
     step: int
     history: list[Metrics]  # as in metrics.jsonl; a resumed run's from its beginning
     path: Path | None  # the run folder
@@ -78,7 +78,7 @@ class TrainResult:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a run evaluates and saves, in environment steps; 0 means only at the end."""
+    """When a run evaluates and saves, in environment steps (offline: in updates); 0 means only at the end."""
 
     evaluate: int = 0
     checkpoint: int = 0
@@ -89,7 +89,7 @@ class Schedule:
 class Seeds:
     """What compiled loops share: agents and random keys stacked over seeds, a single seed being a stack of one."""
 
-    def __init__(self, agent: Agent, seed: int | Sequence[int]):
+    def __init__(self, agent: Any, seed: int | Sequence[int]):
         self.step, self.seed, self.stacked = 0, seed, not isinstance(seed, int)
         seeds = [seed] if isinstance(seed, int) else list(seed)
         # A copy: compiled loops overwrite their input.
@@ -102,7 +102,7 @@ class Seeds:
         self.keys = jnp.stack([jax.random.key(seed) for seed in seeds])
 
     @property
-    def agent(self) -> Agent:
+    def agent(self) -> Any:
         return self.agents if self.stacked else jax.tree.map(lambda x: x[0], self.agents)
 
     def read(self, metrics: Any) -> Any:
@@ -112,7 +112,7 @@ class Seeds:
 
 def drive(
     loop: Loop,
-    env: VectorEnv,
+    env: VectorEnv | None,
     steps: int,
     *,
     schedule: Schedule,
@@ -124,8 +124,8 @@ def drive(
     wandb: bool,
     callback: Callable[[Metrics], None] | None,
 ) -> TrainResult:
-    """Advances `loop` until `steps` environment steps are taken; the body of every trainer."""
-    if eval_env is env and not is_compiled(env):
+    """Advances `loop` until `steps` steps are taken, of `env` or, without one, updates; the body of every trainer."""
+    if env is not None and eval_env is env and not is_compiled(env):
         raise OffroadError("eval_env is the training environment, whose episodes it would cut short; make another one")
     run = Run.create(Path(out), config, resume=resume, wandb=wandb) if out is not None else None
     try:
@@ -139,9 +139,9 @@ def drive(
                 print("the environment's state cannot be saved: its episodes start anew, all else continues exactly")
         else:
             loop.start()
-        began = time.monotonic()
+        began, name = time.monotonic(), "" if env is None else name_of(env)
         with _signals() as stop, Progress(steps, loop.step) if progress else nullcontext() as bar:
-            _advance_all(loop, steps, schedule, config["env"]["id"], run, evaluator, bar, stop, history, callback)
+            _advance_all(loop, steps, schedule, name, run, evaluator, bar, stop, history, callback)
         seconds = time.monotonic() - began
         return TrainResult(loop.agent, loop.step, history, run.path if run else None, bool(stop), seconds)
     finally:
@@ -268,22 +268,31 @@ def one_seed(seed: int | Sequence[int]) -> int:
     )
 
 
-def describe(trainer: str, agent: Agent, env: VectorEnv, seed: int | Sequence[int], **options: Any) -> dict[str, Any]:
+def describe(
+    trainer: str, agent: Any, env: VectorEnv | None, seed: int | Sequence[int], **options: Any
+) -> dict[str, Any]:
     """What `config.json` records: enough to rebuild agent and environment.
 
     Without the number of steps: a run may be resumed to train for longer.
     """
-    kwargs = env.spec.kwargs if env.spec else {}
-    return {
+    found: dict[str, Any] = {
         "trainer": trainer,
-        "agent": type(agent).__name__.lower(),
+        "agent": name_of_agent(agent),
         "agent_config": configuration.to_json(agent.config),
-        "spaces": agent.spaces.to_json(),
-        "env": {"id": name_of(env), "kwargs": _as_json(_of_one(kwargs))},
-        "num_envs": env.num_envs,
         "seed": seed if isinstance(seed, int) else list(seed),
         **options,
     }
+    if isinstance(agent, Agent):
+        found["spaces"] = agent.spaces.to_json()
+    if env is not None:
+        kwargs = env.spec.kwargs if env.spec else {}
+        found |= {"env": {"id": name_of(env), "kwargs": _as_json(_of_one(kwargs))}, "num_envs": env.num_envs}
+    return found
+
+
+def name_of_agent(agent: Any) -> str:
+    """The name by which the command line knows the agent; of others that of their class."""
+    return next((name for name, (kind, _) in AGENTS.items() if type(agent) is kind), type(agent).__name__.lower())
 
 
 def _of_one(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -97,10 +97,10 @@ PIECE_BYTES = 1 << 28
 """Samples are handed to the compiled updates in pieces of at most this size: those of images would fill the memory."""
 
 
-def update_many(agent: Agent, batches: Any, keys: jax.Array) -> tuple[Agent, Metrics]:
-    """As many gradient steps as there are `keys` and `batches`."""
+def update_many(agent: Any, batches: Any, keys: jax.Array) -> tuple[Any, Metrics]:
+    """As many gradient steps as there are `keys` and `batches`, of an agent or another learner."""
 
-    def one(agent: Agent, step: Any) -> tuple[Agent, Metrics]:
+    def one(agent: Any, step: Any) -> tuple[Any, Metrics]:
         batch, key = step
         return agent.update(batch, key)
 

@@ -27,9 +27,9 @@ def load_agent(path: str | Path, seed_index: int = 0, like: Agent | None = None)
             f"the run '{run.path}' has no checkpoint yet; wait for its first one or train it with --resume"
         )
     saved, like = found[1], template(run.config) if like is None else like
-    if "envs" not in saved.names:
+    if "keys" not in saved.names:
         return saved.restore("agent", like)
-    # Loops compiled together with their environments keep a leading axis of seeds, be it one.
+    # Loops that can train several seeds side by side keep a leading axis of seeds, be it one.
     seed = run.config["seed"]
     seeds = len(seed) if isinstance(seed, list) else 1
     if not 0 <= seed_index < seeds:

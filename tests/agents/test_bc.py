@@ -68,19 +68,19 @@ def test_clones_a_linear_expert():
     losses = []
     agent = BC.create(BOX, BCConfig(hidden=(32,), batch=64, learning_rate=3e-3), KEY)
     before = jax.tree.map(np.array, agent)
-    cloned = offline(agent, filled(linear), 1050, progress=False, callback=losses.append)
+    cloned = offline(agent, filled(linear), 1050, progress=False, callback=losses.append).agent
     unseen = observations(200, seed=1)
     error = np.abs(cloned.act(unseen)[0] - linear(unseen)) / np.float32([3, 0.5])
     assert error.mean() < 0.02
     assert np.abs(agent.act(unseen)[0] - linear(unseen)).mean() > 0.1  # the given one is left as it was
     jax.tree.map(np.testing.assert_array_equal, before, agent)
-    assert [entry["update"] for entry in losses] == [*range(100, 1001, 100), 1050]
+    assert [entry["step"] for entry in losses] == [*range(100, 1001, 100), 1050]
     assert losses[-1]["loss"] < losses[0]["loss"] / 10
 
 
 def test_clones_a_choosing_expert_whose_doubt_a_key_samples():
     agent = BC.create(CHOICE, BCConfig(hidden=(32,), batch=64, learning_rate=1e-2, normalise_observation=True), KEY)
-    cloned = offline(agent, filled(choose), 500, progress=False)
+    cloned = offline(agent, filled(choose), 500, progress=False).agent
     unseen = observations(300, seed=1)
     assert np.mean(cloned.act(unseen)[0] == choose(unseen)) > 0.93
     sampled = cloned.act(jnp.zeros((1000, 3)), KEY)[0]
@@ -90,13 +90,13 @@ def test_clones_a_choosing_expert_whose_doubt_a_key_samples():
 
 def test_the_same_seed_clones_the_same():
     agent, replay = BC.create(BOX, BCConfig(hidden=(4,), batch=8), KEY), filled(linear)
-    one, same, other = (offline(agent, replay, 20, seed=seed, progress=False) for seed in (0, 0, 1))
+    one, same, other = (offline(agent, replay, 20, seed=seed, progress=False).agent for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, one, same)
     assert np.abs(one.policy.head.layers[0].weight - other.policy.head.layers[0].weight).max() > 0
 
 
 def test_broken_data_stops_the_training():
-    with pytest.raises(OffroadError, match=r"'loss' became NaN or infinite before update 30"):
+    with pytest.raises(OffroadError, match=r"'loss' became NaN or infinite before step 30"):
         offline(BC.create(BOX, BCConfig(batch=8), KEY), filled(lambda o: linear(o) + np.nan), 30, progress=False)
     with pytest.raises(OffroadError, match="bc needs"):
         BC.create(Spaces(OBSERVATION, gym_spaces.MultiBinary(3)), BCConfig(), KEY)

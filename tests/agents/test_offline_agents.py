@@ -32,7 +32,7 @@ def learnt(name, updates, **config):
     kind, config_of = AGENTS[name]
     spaces = CHOICE if name == "discrete_cql" or config.pop("choice", False) else PUSH
     agent = kind.create(spaces, config_of(**SMALL, **config), KEY)
-    return offline(agent, mixed(spaces), updates, progress=False)
+    return offline(agent, mixed(spaces), updates, progress=False).agent
 
 
 @pytest.mark.parametrize("choice", [False, True])

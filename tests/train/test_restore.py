@@ -42,7 +42,7 @@ def test_an_agent_comes_back(tmp_path):
 
 
 def test_one_of_several_seeds(tmp_path):
-    run = save(tmp_path / "run", [3, 5], {"agent": stacked([sac(3), sac(5)]), "envs": {}})
+    run = save(tmp_path / "run", [3, 5], {"agent": stacked([sac(3), sac(5)]), "keys": {}})
     assert same(load_agent(run), sac(3))
     assert same(load_agent(run, 1), sac(5))
     with pytest.raises(OffroadError, match="has 2 seeds, so there is no seed_index 2"):
@@ -50,7 +50,7 @@ def test_one_of_several_seeds(tmp_path):
 
 
 def test_a_compiled_run_of_one_seed(tmp_path):
-    assert same(load_agent(save(tmp_path / "run", 3, {"agent": stacked([sac(3)]), "envs": {}})), sac(3))
+    assert same(load_agent(save(tmp_path / "run", 3, {"agent": stacked([sac(3)]), "keys": {}})), sac(3))
 
 
 def test_a_run_without_checkpoint(tmp_path):

@@ -170,9 +170,12 @@ def clone(
     agent = BC.create(Spaces.of(env), spec, jax.random.key(seed))
 
     def report(metrics: dict[str, Any]) -> None:
-        context.progress(f"seed {seed}, loss {metrics['loss']:.4f}", metrics["update"] / budget.cloning_updates)
+        context.progress(f"seed {seed}, loss {metrics['loss']:.4f}", metrics["step"] / budget.cloning_updates)
 
-    return train.offline(agent, replay, budget.cloning_updates, seed=seed, progress=False, callback=report)
+    run = train.offline(agent, replay, budget.cloning_updates, seed=seed, progress=False, callback=report)
+    if run.interrupted:
+        raise KeyboardInterrupt  # half a clone is none
+    return run.agent
 
 
 def hundred(budget: StackingBudget, context: Context, seed: int) -> Demonstrations:
