@@ -2,6 +2,7 @@
 
 from offroad.agents.agent import Agent, stacked
 from offroad.agents.bc import BC, BCConfig
+from offroad.agents.bear import BEAR, BEARConfig
 from offroad.agents.cql import CQL, CQLConfig
 from offroad.agents.ddpg import DDPG, DDPGConfig
 from offroad.agents.discrete_cql import DiscreteCQL, DiscreteCQLConfig
@@ -18,6 +19,7 @@ from offroad.agents.td3_bc import TD3BC, TD3BCConfig
 
 AGENTS = {
     "bc": (BC, BCConfig),
+    "bear": (BEAR, BEARConfig),
     "cql": (CQL, CQLConfig),
     "ddpg": (DDPG, DDPGConfig),
     "discrete_cql": (DiscreteCQL, DiscreteCQLConfig),
@@ -31,12 +33,13 @@ AGENTS = {
     "td3_bc": (TD3BC, TD3BCConfig),
 }
 
-OFFLINE = ("bc", "cql", "discrete_cql", "emaq", "iql", "rebrac", "td3_bc")
+OFFLINE = ("bc", "bear", "cql", "discrete_cql", "emaq", "iql", "rebrac", "td3_bc")
 """Those that learn from data alone, by `train.offline`."""
 
 __all__ = [
     "AGENTS",
     "BC",
+    "BEAR",
     "CQL",
     "DDPG",
     "DQN",
@@ -48,6 +51,7 @@ __all__ = [
     "TD3BC",
     "Agent",
     "BCConfig",
+    "BEARConfig",
     "CQLConfig",
     "DDPGConfig",
     "DQNConfig",

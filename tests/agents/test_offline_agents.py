@@ -19,6 +19,7 @@ SMALL = {"hidden": (32, 32), "batch": 64}
 FAST = {"learning_rate": 3e-3, "discount": 0.9}
 RATES = {"policy_learning_rate": 3e-3, "critic_learning_rate": 3e-3, "discount": 0.9}
 SETTINGS = {
+    "bear": RATES | {"behaviour_learning_rate": 3e-3, "behaviour_kl": 0.1, "multiplier_learning_rate": 0.03},
     "iql": FAST | {"expectile": 0.9, "inverse_temperature": 10.0},
     "td3_bc": FAST | {"alpha": 10.0},
     "rebrac": RATES | {"policy_penalty": 0.1},
