@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from offroad.envs.hamr.geometry import BIAS, REST
-from offroad.envs.hamr.models import floats, hip_constants, hip_matrix
+from offroad.envs.hamr.models import hip_constants, hip_matrix
 from offroad.envs.physics import PHYSICS, RolloutPhysics, cores
 from offroad.errors import OffroadError, unknown
 
@@ -156,7 +156,7 @@ def record(
     substeps = round(interval / step)
     if substeps < 1 or abs(substeps * step - interval) > 1e-9:
         raise OffroadError(f"an interval of {interval} ms is no whole number of physics steps of {step} ms")
-    batch = np.atleast_3d(controls.T).T if controls.ndim == 2 else controls
+    batch = controls[None] if controls.ndim == 2 else controls
     worlds, steps = batch.shape[:2]
     physics = RolloutPhysics([model] * worlds, substeps, min(worlds, cores()))
     state = np.zeros((worlds, mujoco.mj_stateSize(model, PHYSICS)))

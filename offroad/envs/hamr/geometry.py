@@ -1,16 +1,16 @@
 """Constants of HAMR, a quadruped of 4.5 cm and 1.475 g with eight piezo actuators.
 
 **Units** here and inside MuJoCo are mm, g and ms, so that force comes in N, torque in N mm, stiffness in N/mm or
-N mm/rad, frequency in kHz, and a speed of 1 mm/ms is 1 m/s. SI units would put the inertias of the links at 1e-13 kg m^2,
-near the smallest numbers that MuJoCo works with. The environments convert at their edge: they show SI units.
+N mm/rad, frequency in kHz, and a speed of 1 mm/ms is 1 m/s. SI units would put the inertias of the links at
+1e-13 kg m^2, where MuJoCo takes numbers for zero. The environments convert at their edge: they show SI units.
 
 **Legs** come in the order FL, RL, FR, RR (front, rear; left, right); each has two degrees of freedom in the order swing
 (about z), lift (about x). Eight numbers are (FL swing, FL lift, RL swing, ..., RR lift).
 
 Values are those of the public URDF of the full model (`HarvardAgileRoboticsLab/drake`, branch `Variational-Hamr`,
-`drake/examples/HAMR-URDF/urdf/HAMR_scaledV2.urdf`, BSD-3-Clause), given for the front left leg; the others are its mirror
-images. The URDF mirrors a few products of inertia and one centre of mass of the right legs with the wrong sign, which is
-not copied.
+`drake/examples/HAMR-URDF/urdf/HAMR_scaledV2.urdf`, BSD-3-Clause), given for the front left leg; the others are its
+mirror images. The URDF mirrors a few products of inertia and one centre of mass of the right legs with the wrong sign,
+which is not copied.
 """
 
 import math
@@ -26,7 +26,7 @@ LEFT = np.array([1, 1, -1, -1])  # sign of y
 GRAVITY = 9.81e-3
 CHASSIS_MASS = 1.2066
 CHASSIS_COM = (0.0, 0.0, -0.3796576)
-CHASSIS_INERTIA = (49.0722, 68.1039, 99.7537, 8.7197e-4, 0.2372, -0.0032)  # xx yy zz xy xz yz
+CHASSIS_INERTIA = (49.0722, 68.1039, 99.7537, 0.0, 0.2372, 0.0)  # xx yy zz xy xz yz; the last digits of CAD left out
 START_HEIGHT = 12.69  # of the chassis' origin, in the published simulations: the feet 0.15 above ground
 
 HIP = (12.75465981539, 9.79, 0.46)  # where swing and lift axes cross, in the chassis

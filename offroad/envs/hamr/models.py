@@ -158,10 +158,11 @@ def _scene(dt: float | int, in_air: bool) -> tuple[Any, Any]:
     option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     # Forces are of millinewtons: the solver's default, 1e-8, leaves loops open by tens of micrometres.
     option.tolerance = 1e-12
-    spec.worldbody.add_light(pos=(0, 0, 100), dir=(0, 0, -1))
+    spec.visual.headlight.ambient = (0.2, 0.2, 0.2)
+    spec.worldbody.add_light(pos=(0, -100, 200), dir=(0, 0.4, -1), type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
     chassis = spec.worldbody.add_body(name="chassis", pos=(0.0, 0.0, geometry.START_HEIGHT))
     chassis.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, size=(15, 5, 1.5), mass=0, contype=0, conaffinity=0, rgba=(0.3, 0.3, 0.35, 1)
+        type=mujoco.mjtGeom.mjGEOM_BOX, size=(15.5, 9.3, 1.5), mass=0, contype=0, conaffinity=0, rgba=(0.3, 0.3, 0.35, 1)
     )
     spec.worldbody.add_camera(
         name="view", mode=mujoco.mjtCamLight.mjCAMLIGHT_TARGETBODY, targetbody="chassis", pos=(60, -70, 50)
@@ -201,11 +202,20 @@ def _site(body: Any, point: Float[ndarray, "3"]) -> str:
 
 
 def _foot(body: Any, leg: int, tip: Sequence[float]) -> None:
-    """A sphere whose lowest point, at rest, is the tip of the leg."""
-    centre = (tip + np.array([0.0, 0.0, geometry.FOOT_RADIUS])) * geometry.mirror(leg)
-    body.add_geom(name=body.name.replace("_L4", "_foot"), type=mujoco.mjtGeom.mjGEOM_SPHERE,
-        size=(geometry.FOOT_RADIUS, 0, 0), pos=centre, mass=0, rgba=(0.8, 0.2, 0.1, 1), **CONTACT,
+    """A sphere whose lowest point, at rest, is the tip of the leg; and a leg to look at."""
+    mirror = geometry.mirror(leg)
+    centre = tip * mirror + (0.0, 0.0, geometry.FOOT_RADIUS)
+    body.add_geom(
+        name=body.name.replace("_L4", "_foot"), type=mujoco.mjtGeom.mjGEOM_SPHERE,
+        size=(geometry.FOOT_RADIUS, 0, 0), pos=centre, mass=0, rgba=(0.8, 0.3, 0.1, 1), **CONTACT,
     )  # fmt: skip
+    hip = centre - FOOT_FROM_HIP * mirror
+    knee = hip + mirror * (0.0, FOOT_FROM_HIP[1], 0.0)
+    for start, end in ((hip, knee), (knee, centre)):
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=(0.4, 0, 0), fromto=np.concatenate((start, end)),
+            mass=0, contype=0, conaffinity=0, rgba=(0.6, 0.6, 0.65, 1),
+        )  # fmt: skip
 
 
 def _actuator(spec: Any, joint: str, gain: float) -> Any:
