@@ -134,6 +134,24 @@ def test_angles_go_where_they_are_told(kind):
     np.testing.assert_allclose(observation[6:14], target * gain / (gain + hips.stiffness), atol=0.03)
 
 
+def test_a_trot_walks_alike_in_both():
+    # Diagonal pairs in step; lift ahead of swing by eight phases: some walk forward, some backward.
+    swing, lift = np.pi * np.array([0, 1, 1, 0]), np.arange(8) * np.pi / 4
+    phases = np.stack(np.broadcast_arrays(swing, swing + lift[:, None]), axis=-1).reshape(8, 8)
+    forward_up = np.array([[-1, 1], [-1, 1], [1, -1], [1, -1]]).ravel()
+    speeds = []
+    for env in (HamrFull(8, dt=0.125, num_threads=1), HamrSimple(8, num_threads=1)):
+        env.reset(seed=0)
+        start = env.qpos[:, 0].copy()
+        for step in range(40):
+            env.step(forward_up * np.sin(2 * np.pi * 30 * 4e-3 * step + phases))
+        speeds.append((env.qpos[:, 0] - start) / 160)
+    assert np.corrcoef(*speeds)[0, 1] > 0.85
+    for speed in speeds:
+        assert speed.max() > 0.1  # m/s
+        assert speed.min() < -0.1
+
+
 def test_controller_pulls_to_the_target_in_volts():
     # Joints that are left of their targets are pushed right, in either model; amplifiers give 0 to 225 V.
     target = np.full(8, 0.01)

@@ -196,7 +196,7 @@ def _linkage(spec: Any, chassis: Any, leg: int, side: str, dt: float | int) -> N
     for (one, point), (other, same_point) in geometry.LOOPS:
         loop = spec.add_equality(
             type=mujoco.mjtEq.mjEQ_CONNECT, objtype=mujoco.mjtObj.mjOBJ_SITE,
-            name1=_site(bodies[one], point * mirror), name2=_site(bodies[other], same_point * mirror),
+            name1=_site(bodies[one], mirror * point), name2=_site(bodies[other], mirror * same_point),
         )  # fmt: skip
         loop.solref, loop.solimp = (2 * dt, 1.0), LOOP_SOLIMP
 
