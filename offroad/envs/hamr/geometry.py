@@ -36,7 +36,7 @@ FOOT_RADIUS = 0.25
 # Piezo bimorphs: a bias of 225 V, a drive between 0 and 225 V, rest at 112.5 V.
 BIAS = 225.0
 REST = BIAS / 2
-BLOCKED, FREE = 1.44126e-3, 4.8042e-4  # N/V: force without motion, and what 0.28063 mm of motion takes away of it
+BLOCKED, FREE = 1.44126e-3, 4.8042e-4  # N/V: force without motion; what a motion of 0.28063 mm takes away of it
 FREE_DEFLECTION = 0.28063
 ACTUATOR_STIFFNESS = 1.1556  # N/mm, passive
 # Which way each of the eight bends: the force pushes along +y below rest in rear legs, along -y in front legs.
