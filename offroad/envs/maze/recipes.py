@@ -10,6 +10,7 @@ end: 1 and terminated within 0.5 m of it, and what follows is a new episode of t
 Without either word, start and goal are evaluation's.
 """
 
+import hashlib
 import importlib.metadata
 import json
 import re
@@ -27,13 +28,13 @@ from numpy import ndarray
 from offroad.envs.maze.maps import MAZES, UNIT, Maze, cell_at, centre
 from offroad.envs.maze.maze import AntMaze, MazeEnv, PointMaze
 from offroad.envs.maze.scene import GOAL_RADIUS
-from offroad.envs.maze.walker import Walker
+from offroad.envs.maze.walker import WEIGHTS, Walker
 from offroad.errors import OffroadError, unknown
 
 WORLDS = 64
 EPISODE = 1000  # steps
 NOISE = UNIT / 4  # m, at most, along x and y
-Cells = Int[ndarray, "cells 2"]
+Cells = Int[ndarray, "_ 2"]  # any number of them
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def make(
         "steps": steps,
         "seed": seed,
         "worlds": worlds,
+        "walker": hashlib.sha256(WEIGHTS.read_bytes()).hexdigest() if recipe.body == "ant" else None,
         "offroad": importlib.metadata.version("offroad"),
         "mujoco": mujoco.__version__,
         "numpy": np.__version__,
