@@ -374,6 +374,37 @@ class DataInspect:
         return 0
 
 
+@dataclass
+class DataMake:
+    """Generate a data set of the mazes by D4RL's recipe.
+
+    Example: offroad data make antmaze-medium-diverse --out antmaze-medium-diverse.npz
+    """
+
+    name: Positional[str]
+    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing."""
+    out: Path
+    """The file, an .npz."""
+    steps: Whole = 1_000_000
+    """Rows of the data set."""
+    seed: int = 0
+    """Other seeds, other episodes."""
+
+    def run(self) -> int:
+        from offroad.envs.maze import recipes
+        from offroad.train.progress import Progress
+
+        recipes.Recipe.named(self.name)
+        if self.out.suffix != ".npz" or not self.out.parent.is_dir():
+            raise OffroadError(f"--out is '{self.out}'; expected the name of an .npz file in a folder that exists")
+        with Progress(self.steps) as progress:
+            made = recipes.make(self.name, self.steps, self.seed, progress=progress.update)
+        made.save(self.out)
+        print(f"{made.arrivals} of {made.journeys} journeys arrived; {made.at_goal} rows at the evaluation goal")
+        print(f"{self.out}; next: offroad data inspect {self.out}")
+        return 0
+
+
 COMMANDS: dict[str, type] = {
     "list": List,
     "reproduce": Reproduce,
@@ -383,6 +414,7 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "demo": Demo,
     "data inspect": DataInspect,
+    "data make": DataMake,
 }
 
 

@@ -6,29 +6,26 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import offroad
-from offroad.envs.maze.walker import AntDirection, egocentric, to_motors
+from offroad.envs.maze import recipes
+from offroad.envs.maze.walker import WEIGHTS, AntDirection, Walker, egocentric, to_motors
 
 
 def turned(qpos, qvel, angle, legs):
     """The same ant elsewhere, its world turned by `angle` and its legs renumbered by `legs` quarter turns."""
     c, s = np.cos(angle), np.sin(angle)
     turn = np.array([[c, -s], [s, c]])
-    about = angle - legs * np.pi / 2  # the torso turns with the world, but its numbering of legs turns back
     w, x, y, z = qpos[:, 3:7].T
-    a, b = np.cos(angle / 2), np.sin(angle / 2)
-    world = np.stack((a * w - b * z, a * x - b * y, a * y + b * x, a * z + b * w), axis=1)
-    a, b = np.cos(-legs * np.pi / 4), np.sin(-legs * np.pi / 4)
-    w, x, y, z = world.T
+    a, b = np.cos(angle / 2), np.sin(angle / 2)  # a turn of the world, from the left
+    w, x, y, z = a * w - b * z, a * x - b * y, a * y + b * x, a * z + b * w
+    a, b = np.cos(legs * np.pi / 4), -np.sin(legs * np.pi / 4)  # a turn back of the torso, from the right
     quaternion = np.stack((a * w - b * z, a * x + b * y, a * y - b * x, a * z + b * w), axis=1)
-    signs = np.array([1, -1, -1, 1])
+    signs = np.array([[1, 1], [1, -1], [1, -1], [1, 1]])  # of hips and ankles
 
     def renumber(joints):
-        joints = joints.reshape(-1, 4, 2) * np.stack((np.ones(4), signs), axis=1)
-        return (np.roll(joints, legs, axis=1) * np.stack((np.ones(4), signs), axis=1)).reshape(-1, 8)
+        return (np.roll(joints.reshape(-1, 4, 2) * signs, legs, axis=1) * signs).reshape(-1, 8)
 
     c, s = np.cos(legs * np.pi / 2), np.sin(legs * np.pi / 2)
     spin = np.stack((c * qvel[:, 3] - s * qvel[:, 4], s * qvel[:, 3] + c * qvel[:, 4], qvel[:, 5]), axis=1)
-    assert np.isfinite(about)
     return (
         np.concatenate((qpos[:, :2] @ turn.T + [3.0, -2.0], qpos[:, 2:3], quaternion, renumber(qpos[:, 7:])), axis=1),
         np.concatenate((qvel[:, :2] @ turn.T, qvel[:, 2:3], spin, renumber(qvel[:, 6:])), axis=1),
@@ -102,3 +99,32 @@ def test_an_ant_on_its_back_ends_its_episode():
     env.reset(seed=0)
     env.qpos[0, 2:7] = 0.6, 0.0, 1.0, 0.0, 0.0
     assert env.step(np.zeros((2, 8)))[2].tolist() == [True, False]
+
+
+# --- the trained walker
+
+
+@pytest.mark.parametrize("maze", ["medium", "large"])
+def test_the_walker_leads_ants_through_mazes(maze):
+    name = f"antmaze-{maze}"  # from evaluation's start to its goal
+    made = recipes.make(name, 4 * 700, num_threads=1)
+    assert made.journeys >= 3
+    assert made.arrivals >= 3
+
+
+def test_the_walker_turns_with_the_world():
+    env, walker = AntDirection(16, num_threads=1), Walker()
+    env.reset(seed=0)
+    env.step(np.random.default_rng(0).uniform(-1, 1, (16, 8)))
+    places = env.qpos[:, :2] + [3.0, 4.0]
+    actions = walker(np.hstack((env.qpos, env.qvel)), places)
+    assert np.abs(actions).max() <= 1
+    qpos, qvel, turn = turned(env.qpos, env.qvel, 1.1, legs=0)
+    again = walker(np.hstack((qpos, qvel)), qpos[:, :2] + (places - env.qpos[:, :2]) @ turn.T)
+    assert np.allclose(actions, again, atol=1e-3)
+
+
+def test_the_weights_are_small_and_plain_arrays():
+    assert WEIGHTS.stat().st_size < 2**20
+    with np.load(WEIGHTS, allow_pickle=False) as file:
+        assert all(np.isfinite(file[name]).all() for name in file.files)

@@ -1,5 +1,7 @@
 """The ant's low-level walker: it is told a direction and walks that way. It makes the data sets of the ant mazes.
 
+The weights in `walker.npz` are those of an SAC agent, trained and exported by this library (see docs/mazes.md).
+
 The ant has four equal legs, so that walking in any direction from any heading is the same task as walking roughly along
 the first leg's side. `egocentric` therefore describes the ant in its own frame, with the legs numbered from the side
 that faces the direction, and `to_motors` maps actions back. Physics has the same symmetry exactly.
@@ -28,6 +30,31 @@ from offroad.errors import OffroadError
 KNEE_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])  # the ankle joints of two legs bend the other way
 MOTOR_LEGS = [3, 0, 1, 2]  # the leg that each pair of motors belongs to
 FEATURES = 28
+WEIGHTS = Path(__file__).parent / "walker.npz"
+EFFORT = 0.65  # of the trained policy's torques: it falls seldom, and is a quarter slower
+
+
+class Walker:
+    """The trained walker: torques that bring ants towards a place in a straight line.
+
+    `weights` is the `policy.npz` that `offroad export` writes for an SAC agent of `AntDirection`.
+    """
+
+    def __init__(self, weights: str | Path = WEIGHTS):
+        with np.load(weights, allow_pickle=False) as file:
+            arrays = [file[str(i)] for i in range(len(file.files) - 4)]  # the last four are the actions' bounds
+        self._layers = list(zip(arrays[::2], arrays[1::2]))
+
+    def __call__(self, observations: Float[ndarray, "N 29"], places: Float[ndarray, "N 2"]) -> Float[ndarray, "N 8"]:
+        """Actions of `AntMaze` in [-1, 1] for its observations; `places` are x and y in m."""
+        way = places - observations[:, :2]
+        direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
+        features, turns = egocentric(observations[:, :15], observations[:, 15:], direction)
+        x = features.astype(np.float32)
+        for weight, bias in self._layers:
+            hidden = x @ weight + bias
+            x = np.maximum(hidden, 0.0)
+        return to_motors(EFFORT * np.tanh(hidden[:, :8]).astype(float), turns)
 
 
 def egocentric(
@@ -35,10 +62,9 @@ def egocentric(
 ) -> tuple[Float[ndarray, "N 28"], Int[ndarray, "N"]]:
     """What the ant feels, in its own frame, and by how many quarters that frame is turned from the torso's.
 
-    Features: height; where up is (3) and where the direction is (2); linear and angular velocity (6); then the angles of
-    hips (4) and knees (4) and their velocities (8), anticlockwise. The frame is turned about the torso's axis by the
-    multiple of 90 degrees that brings its diagonal, along which the first leg points, nearest to 45 degrees left of the
-    direction.
+    Features: height; where up is (3) and where the direction is (2); linear and angular velocity (6); then the angles
+    of hips (4) and knees (4) and their velocities (8), anticlockwise. The frame is turned about the torso's axis by the
+    multiple of 90 degrees that brings its x axis, 45 degrees to the right of the first leg, nearest to the direction.
     """
     axes = _rotation(qpos[:, 3:7])  # columns: the torso's axes in the world
     ahead = np.einsum("ni,nij->nj", direction, axes[:, :2])
@@ -77,9 +103,9 @@ def _rotation(quaternion: Float[ndarray, "N 4"]) -> Float[ndarray, "N 3 3"]:
 class AntDirection(MujocoVectorEnv):
     """Walk in a direction that changes every 100 steps, on open ground, with the ant of the mazes.
 
-    **Observation** (28): the features of `egocentric`. **Action** in [-1, 1] (8): torques in the same frame. **Reward**:
-    the speed along the direction in m/s. An episode takes at most 500 steps (50 s) and terminates when the ant lies on
-    its back. This is the task of OGBench's walkers but for the frame and that end.
+    **Observation** (28): the features of `egocentric`. **Action** in [-1, 1] (8): torques in the same frame.
+    **Reward**: the speed along the direction in m/s. An episode takes at most 500 steps (50 s) and terminates when the
+    ant lies on its back. This is the task of OGBench's walkers but for the frame and that end.
     """
 
     RESAMPLE = 100  # steps
