@@ -1,12 +1,13 @@
 """Updates per second of offline learning, beside d3rlpy: the same data, network sizes, batch, machine and one core.
 
-2 x 256 ReLU units, batch 256, CQL with 10 actions from each of its three proposals and no Lagrange multiplier, on generated
-data with the sizes of D4RL's ant mazes (29 observations, 8 actions). Timed is what a user calls, sampling and logging
-included: `train.offline(...)` here, `algo.fit(...)` there, each after a first call that is not timed. Both libraries sit
-in processes of their own, pinned to one core, and take turns; CPU time tells more than wall time where other programs run.
-`cql lean` has the conservative term on 64 of the 256 states with 4 actions from each proposal; d3rlpy has no such setting.
+2 x 256 ReLU units, batch 256, CQL with 10 actions from each of its three proposals and no Lagrange multiplier, on
+generated data with the sizes of D4RL's ant mazes (29 observations, 8 actions). Timed is what a user calls, sampling and
+logging included: `train.offline(...)` here, `algo.fit(...)` there, each after a first call that is not timed. Both
+libraries sit in processes of their own, pinned to one core, and take turns; CPU time tells more than wall time where
+other programs run. `cql lean` has the conservative term on 64 of the 256 states with 4 actions from each proposal;
+d3rlpy has no such setting.
 
-    python benchmarks/offline.py --peer PYTHON    # the interpreter of an environment with d3rlpy; writes results/offline.json
+    python benchmarks/offline.py --peer PYTHON    # that of an environment with d3rlpy; writes results/offline.json
 """
 
 import argparse
@@ -160,7 +161,8 @@ def main():
             ratio = rates["ours"]["updates_per_cpu_second"] / rates["d3rlpy"]["updates_per_cpu_second"]
             rates["times_as_fast_by_cpu"] = round(ratio, 2)
         results[name] = {"updates": UPDATES[name], **rates}
-    cpu = next((x.partition(": ")[2] for x in open("/proc/cpuinfo").read().splitlines() if "model name" in x), "")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
     machine = {"cpu": cpu, "cores": os.cpu_count(), "used": 1, "platform": platform.platform()}
     path = Path(__file__).parent / "results" / "offline.json"
     old = json.loads(path.read_text())["results"] if path.exists() and len(options.agents) < len(UPDATES) else {}
