@@ -126,7 +126,7 @@ class IQL(Agent):
         worth = jnp.min(apply_ensemble(self.target_critics, observation, action), 0)
 
         def value_loss(value: Value) -> Float[Array, ""]:
-            """L_V, equation 5: expectile regression on the smaller of the target critics' values."""
+            """L_V: expectile regression on the smaller of the target critics' values."""
             return jnp.mean(expectile_loss(worth - value(observation), config.expectile))
 
         loss_value, gradient = jax.value_and_grad(value_loss)(self.value)
@@ -137,7 +137,7 @@ class IQL(Agent):
         weight = jnp.minimum(jnp.exp(config.inverse_temperature * advantage), config.max_weight)
 
         def policy_loss(actor: Actor) -> Float[Array, ""]:
-            """L_pi, equation 7: the likelihood of the data's actions, weighted by their advantage."""
+            """L_pi: the likelihood of the data's actions, weighted by their advantage."""
             return -jnp.mean(weight * actor(observation, key).log_prob(action))
 
         loss_policy, gradient = jax.value_and_grad(policy_loss)(self.actor)
@@ -146,7 +146,7 @@ class IQL(Agent):
         target = batch.reward + config.discount * ~batch.terminated * value(following)
 
         def critic_loss(critics: Critic) -> Float[Array, ""]:
-            """L_Q, equation 6, summed over the critics."""
+            """L_Q, summed over the critics."""
             values = apply_ensemble(critics, observation, action)
             return jnp.mean(jnp.square(values - target), axis=1).sum()
 
