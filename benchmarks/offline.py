@@ -7,7 +7,7 @@ libraries sit in processes of their own, pinned to one core, and take turns; CPU
 other programs run. `cql lean` has the conservative term on 64 of the 256 states with 4 actions from each proposal;
 d3rlpy has no such setting.
 
-    python benchmarks/offline.py --peer PYTHON    # that of an environment with d3rlpy; writes results/offline.json
+    python benchmarks/offline.py --peer PYTHON    # that of an environment with d3rlpy; writes results/offline.json, .md
 """
 
 import argparse
@@ -168,7 +168,23 @@ def main():
     old = json.loads(path.read_text())["results"] if path.exists() and len(options.agents) < len(UPDATES) else {}
     found = {"machine": machine, "versions": versions, "best_of": options.rounds, "results": {**old, **results}}
     path.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps({name: x.get("times_as_fast_by_cpu") for name, x in results.items()}))
+    path.with_suffix(".md").write_text(table(found))
+    print(path.with_suffix(".md").read_text())
+
+
+def table(found):
+    """The results as Markdown."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    lines = [
+        "| agent | updates per second of CPU time | d3rlpy | times as fast |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, each in found["results"].items():
+        rates = [f"{each[who]['updates_per_cpu_second']:,.0f}" if who in each else "" for who in ("ours", "d3rlpy")]
+        ratio = f"{each['times_as_fast_by_cpu']:.1f}" if "d3rlpy" in each else ""
+        lines.append(f"| {name} | {rates[0]} | {rates[1]} | {ratio} |")
+    about = f"One core of {found['machine']['cpu'].strip()} that other programs used too; {versions}; the best of "
+    return "\n".join(lines) + f"\n\n{about}{found['best_of']} runs each, after compilation. `benchmarks/offline.py`.\n"
 
 
 if __name__ == "__main__":
