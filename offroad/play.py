@@ -22,7 +22,10 @@ def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int 
 
     Raises `OffroadError` if the run cannot be loaded or its environment cannot be drawn here.
     """
-    run, agent = Run.open(folder), load_agent(folder)
+    run = Run.open(folder)
+    if "env" not in run.config:
+        raise OffroadError(f"the run '{run.path}' knows no environment; train it with --env to watch it there")
+    agent = load_agent(folder)
     mode, name = "human" if window else "rgb_array", run.config["env"]["id"]
     env = _make(name, run.config["env"]["kwargs"], mode)
     policy = HostPolicy(env.action_space).bind(agent, None)

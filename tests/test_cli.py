@@ -137,7 +137,8 @@ MISTAKES = {
     "train ppo --env CartPole-v1 --steps 1.5": "'1.5' is not a whole number",
     "train ppo": "Missing from offroad train: --env",
     "train": "Missing from offroad train",
-    "train bc --env Pendulum-v1": "bc learns from data, not from an environment; use offroad.train.offline",
+    "train bc --env Pendulum-v1": "bc learns from data; name a file with --data",
+    "train ppo --data log.csv": "ppo learns from its own experience alone; use one of bc, ",
     "train sac --env CartPole-v1 --steps 2e4": "sac needs a one-dimensional Box",
     "train sac --env Pendulum-v1 --steps 5e3": "--learning-starts 10000 leaves nothing to learn",
     "reproduce trafic": "unknown study 'trafic'",
@@ -170,7 +171,7 @@ def test_help_for_newcomers(command, capsys):
 def test_an_interruption_keeps_what_was_learnt(tmp_path):
     argv = ["train", "ppo", "--env", "CartPole-v1", "--num-envs", "4", "--rollout", "32", "--out", "run"]
     command = [sys.executable, "-m", "offroad.cli", *argv]
-    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2])}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
         metrics = tmp_path / "run" / "metrics.jsonl"
         while process.poll() is None and not (metrics.exists() and metrics.read_text()):

@@ -133,7 +133,7 @@ class CQL(Agent):
         queried, log_density = propose(config, self.actor(some), some_next, query_key)
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-            """CQL(H), equation 4, with `weight` for alpha, summed over the critics."""
+            """CQL(H), with `weight` for alpha, summed over the critics."""
             values = _values(critics, observation, action[None])[:, 0]
             error = 0.5 * jnp.mean(jnp.square(values - target), axis=1).sum()
             pushed = _values(critics, some, queried)
@@ -163,7 +163,7 @@ class CQL(Agent):
         critics, critic_state = self._descend(1, self.critics, critic_gradient)
         (policy_loss, log_prob), gradient = jax.value_and_grad(actor_loss, has_aux=True)(self.actor, critics)
         actor, actor_state = self._descend(0, self.actor, gradient)
-        # SAC's equation 18 on the logarithm of the temperature, as is customary.
+        # SAC's loss of the temperature, on its logarithm, as is customary.
         slope = log_prob + self._target_entropy()
         log_temperature, temperature_state = self._descend(2, self.log_temperature, -slope)
         log_multiplier, multiplier_state = self.log_multiplier, self.optimiser_states[3]

@@ -28,7 +28,7 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class DDPGConfig:
-    """Defaults are those of Plappert et al. 2018, appendix B; noises are in units of half the action range."""
+    """Defaults are those of Plappert et al. 2018; noises are in units of half the action range."""
 
     learning_rate: float = 1e-3
     anneal_updates: int = 0  # in which it falls linearly; 0 keeps it
@@ -106,12 +106,12 @@ class DDPG(Agent):
             target = jnp.clip(target, *config.value_range)
 
         def critic_loss(critic: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            """The squared error, equation 4 of Lillicrap et al."""
+            """The squared error."""
             values = critic(observation, action)
             return jnp.mean(jnp.square(values - target)), jnp.mean(values)
 
         def policy_loss(policy: Policy, critic: Critic) -> Float[Array, ""]:
-            """Minus the value of the policy's actions (equation 6), and the penalty that keeps tanh from saturating.
+            """Minus the value of the policy's actions, and the penalty that keeps tanh from saturating.
 
             The gradient needs switches that move, so the critic interpolates between their bounds here.
             """

@@ -97,7 +97,7 @@ class DiscreteCQL(Agent):
         target = batch.reward + config.discount * ~batch.terminated * _pick(next_values, chosen)
 
         def critic_loss(network: QNetwork) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-            """CQL(H), equation 4, where the sum over actions is exact."""
+            """CQL(H), where the sum over actions is exact."""
             values = network(observation)
             value = _pick(values, action)
             gap = jnp.mean(jax.nn.logsumexp(values, axis=-1) - value)

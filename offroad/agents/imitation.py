@@ -30,7 +30,7 @@ def imitation_loss(
     demonstrated: Bool[Any, " batch"] | None,
     value: Callable[[Float[Array, "batch action"]], Float[Array, " batch"]],
 ) -> Float[Array, ""]:
-    """lambda_1 policy_loss + lambda_2 L_BC, where L_BC = sum over demonstrations of |own - action|^2 (section IV-B).
+    """lambda_1 policy_loss + lambda_2 L_BC, where L_BC = sum over demonstrations of |own - action|^2.
 
     **Arguments:** `own`: the policy's actions for the batch's observations; `action`: those of the batch.
     `demonstrated`: which rows are demonstrations; `None`, or no `imitation`, leaves the policy's loss as it is.

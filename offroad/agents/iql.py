@@ -29,7 +29,7 @@ from offroad.nets.relational import EncoderConfig
 @dataclass(frozen=True)
 class IQLConfig:
     """Defaults are the paper's for locomotion. Its ant mazes: expectile 0.9, beta 10, rewards less 1; its kitchens:
-    expectile 0.7, beta 0.5."""
+    expectile 0.7, beta 0.5, dropout 0.1."""
 
     learning_rate: float = 3e-4
     anneal_updates: int = 0  # in which the policy's falls to 0 along a cosine (the paper: 1,000,000); 0 keeps it
@@ -41,6 +41,7 @@ class IQLConfig:
     inverse_temperature: float = 3.0  # beta: 0 clones all actions alike, more trusts the advantages more
     max_weight: float = 100.0  # of an action in the policy's loss
     layer_norm: bool = False  # in critics and value
+    dropout: float = 0.0  # share of the policy's hidden units that each update silences
     normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
@@ -55,8 +56,9 @@ class Actor(eqx.Module):
     head: MLP
     log_std: Float[Array, " action"]
 
-    def __call__(self, observation: PyTree[Any]) -> Normal:
-        mean = jnp.tanh(self.head(self.encoder(observation)))
+    def __call__(self, observation: PyTree[Any], key: Key[Array, ""] | None = None) -> Normal:
+        """`key` is that of the dropout, of which there is none without it."""
+        mean = jnp.tanh(self.head(self.encoder(observation), key))
         return Normal(mean, jnp.clip(self.log_std, -5, 2))
 
 
@@ -85,17 +87,17 @@ class IQL(Agent):
         actions = box_actions(spaces, "iql")
         actor_key, value_key, critic_key = jax.random.split(key, 3)
 
-        def net(size: int, key: Key[Array, ""], layer_norm: bool) -> tuple[Encoder, MLP]:
+        def net(size: int, key: Key[Array, ""], **options: Any) -> tuple[Encoder, MLP]:
             encoder_key, head_key = jax.random.split(key)
             encoder = config.encoder.build(spaces.observation, encoder_key)
             sizes = (encoder.size, *config.hidden, size)
-            return encoder, MLP(sizes, key=head_key, activation="relu", init="uniform", layer_norm=layer_norm)
+            return encoder, MLP(sizes, key=head_key, activation="relu", init="uniform", **options)
 
         def critic(key: Key[Array, ""]) -> Critic:
             return Critic(spaces.observation, actions, config.encoder, config.hidden, key, config.layer_norm)
 
-        actor = Actor(*net(actions.shape[0], actor_key, False), jnp.zeros(actions.shape))
-        value = Value(*net(1, value_key, config.layer_norm))
+        actor = Actor(*net(actions.shape[0], actor_key, dropout=config.dropout), jnp.zeros(actions.shape))
+        value = Value(*net(1, value_key, layer_norm=config.layer_norm))
         critics = ensemble(critic, 2, critic_key)
         init = optax.adam(config.learning_rate).init
         return cls(
@@ -117,14 +119,14 @@ class IQL(Agent):
         return ActionScale(self._actions).to_env(unit), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["IQL", dict[str, Float[Array, ""]]]:
-        """One step of value, policy and critics, in this order; nothing in it is random."""
+        """One step of value, policy and critics, in this order; only the policy's dropout is random."""
         config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
         worth = jnp.min(apply_ensemble(self.target_critics, observation, action), 0)
 
         def value_loss(value: Value) -> Float[Array, ""]:
-            """L_V, equation 5: expectile regression on the smaller of the target critics' values."""
+            """L_V: expectile regression on the smaller of the target critics' values."""
             return jnp.mean(expectile_loss(worth - value(observation), config.expectile))
 
         loss_value, gradient = jax.value_and_grad(value_loss)(self.value)
@@ -135,8 +137,8 @@ class IQL(Agent):
         weight = jnp.minimum(jnp.exp(config.inverse_temperature * advantage), config.max_weight)
 
         def policy_loss(actor: Actor) -> Float[Array, ""]:
-            """L_pi, equation 7: the likelihood of the data's actions, weighted by their advantage."""
-            return -jnp.mean(weight * actor(observation).log_prob(action))
+            """L_pi: the likelihood of the data's actions, weighted by their advantage."""
+            return -jnp.mean(weight * actor(observation, key).log_prob(action))
 
         loss_policy, gradient = jax.value_and_grad(policy_loss)(self.actor)
         actor, actor_state = _descend(_policy_adam(config), self.actor, gradient, self.optimiser_states[0])
@@ -144,7 +146,7 @@ class IQL(Agent):
         target = batch.reward + config.discount * ~batch.terminated * value(following)
 
         def critic_loss(critics: Critic) -> Float[Array, ""]:
-            """L_Q, equation 6, summed over the critics."""
+            """L_Q, summed over the critics."""
             values = apply_ensemble(critics, observation, action)
             return jnp.mean(jnp.square(values - target), axis=1).sum()
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from offroad.data.bounds import action_bounds
 from offroad.data.dataset import Dataset, flatten
 from offroad.data.spaces import Spaces
 
@@ -165,7 +166,7 @@ def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
                 if never := space.n - len(choices) + len(bad):
                     chart.defects.append(f"{never} of {space.n} actions were never taken; nothing is known of them")
             continue
-        low, high, known = _bounds(array, spaces)
+        low, high, known = action_bounds(array, spaces)
         inside = 1e-5 * (high - low)
         beyond = int(((array < low) | (array > high)).any(axis=tuple(range(1, array.ndim))).sum())
         facts |= {
@@ -188,15 +189,6 @@ def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
         still = np.flatnonzero(np.ptp(array.reshape(len(array), -1), axis=0) == 0)
         if len(still) and len(array) > 1:
             chart.defects.append(f"{_list([f'{name}[{i}]' for i in still])} never change; their effect is unknown")
-
-
-def _bounds(array: np.ndarray, spaces: Spaces | None) -> tuple[Any, Any, bool]:
-    """The environment's bounds, or [-1, 1] where nearly all numbers lie in it, or the range of the data."""
-    if spaces is not None and isinstance(spaces.action, gym_spaces.Box):
-        return spaces.action.low, spaces.action.high, True
-    if np.mean(np.abs(array) <= 1) >= 0.9:
-        return -1.0, 1.0, False
-    return np.nanmin(array) - 1e-9, np.nanmax(array) + 1e-9, False
 
 
 def _duplicates(dataset: Dataset, chart: _Chart) -> None:

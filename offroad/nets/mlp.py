@@ -32,12 +32,14 @@ class MLP(eqx.Module):
     weights of gain sqrt(2), of gain `final_scale` (1 unless told) in the last layer, and zero biases;
     `init="uniform"`, that of SAC and TD3, draws weights and biases from U(-1/sqrt(fan_in), 1/sqrt(fan_in)) and
     multiplies the last layer by `final_scale`. `layer_norm` normalises what comes out of every activation (Ba et al.
-    2016, arXiv 1607.06450), which keeps the values of critics bounded far from their data.
+    2016, arXiv 1607.06450), which keeps the values of critics bounded far from their data. `dropout` is the share of
+    units after each activation that a call with a key silences; one without a key silences none.
     """
 
     layers: tuple[eqx.nn.Linear, ...]
     norms: tuple[eqx.nn.LayerNorm, ...]  # empty, or one for every activation
     activation: str = eqx.field(static=True)
+    dropout: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -48,9 +50,12 @@ class MLP(eqx.Module):
         init: Literal["orthogonal", "uniform"] = "orthogonal",
         final_scale: float | None = None,
         layer_norm: bool = False,
+        dropout: float = 0.0,
     ):
         if activation not in ACTIVATIONS:
             raise unknown("activation", activation, ACTIVATIONS)
+        if not 0 <= dropout < 1:
+            raise OffroadError(f"dropout is {dropout}, expected a share from 0 to less than 1")
         if len(sizes) < 2 or min(sizes) < 1:
             raise OffroadError(f"an MLP needs at least an input and an output width, all positive, not {tuple(sizes)}")
         final = 1.0 if final_scale is None else final_scale
@@ -61,18 +66,23 @@ class MLP(eqx.Module):
             for fan_in, fan_out, scale, k in zip(sizes[:-1], sizes[1:], scales, keys, strict=True)
         )
         self.norms = tuple(eqx.nn.LayerNorm(size) for size in sizes[1:-1]) if layer_norm else ()
-        self.activation = activation
+        self.activation, self.dropout = activation, dropout
 
-    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        return self.after_first(linear(self.layers[0], x))
+    def __call__(self, x: Float[Array, "*batch in"], key: PRNGKeyArray | None = None) -> Float[Array, "*batch out"]:
+        return self.after_first(linear(self.layers[0], x), key)
 
-    def after_first(self, x: Float[Array, "*batch first"]) -> Float[Array, "*batch out"]:
+    def after_first(
+        self, x: Float[Array, "*batch first"], key: PRNGKeyArray | None = None
+    ) -> Float[Array, "*batch out"]:
         """The output, given that of the first linear layer."""
         activation = ACTIVATIONS[self.activation]
         for i, layer in enumerate(self.layers[1:]):
             x = activation(x)
             if self.norms:
                 x = _normalise(self.norms[i], x)
+            if self.dropout and key is not None:
+                kept = jax.random.bernoulli(jax.random.fold_in(key, i), 1 - self.dropout, x.shape)
+                x = jax.numpy.where(kept, x / (1 - self.dropout), 0)
             x = linear(layer, x)
         return x
 

@@ -84,3 +84,27 @@ def test_the_policys_learning_rate_falls_to_nothing():
         moves.append(float(jnp.abs(after.actor.head.layers[0].bias - agent.actor.head.layers[0].bias).max()))
         agent = after
     assert moves[0] > moves[1] > 0 == moves[2] == moves[3]
+
+
+def test_dropout_silences_the_policy_in_updates_only():
+    config = IQLConfig(hidden=(64, 64), batch=8, dropout=0.5, inverse_temperature=0.0)
+    agent, data = IQL.create(SPACES, config, KEY), batch()
+    whole = IQL.create(SPACES, dataclasses.replace(config, dropout=0.0), KEY)
+    np.testing.assert_array_equal(agent.act(data.observation)[0], whole.act(data.observation)[0])
+    np.testing.assert_array_equal(agent.act(data.observation, KEY)[0], whole.act(data.observation, KEY)[0])
+    plain = update(whole, data, KEY)[1]
+    one, other = (update(agent, data, jax.random.key(i))[1] for i in (1, 2))
+    assert one["policy_loss"] != other["policy_loss"] != plain["policy_loss"]
+    for name in ("critic_loss", "value_loss"):
+        assert one[name] == other[name] == plain[name]
+
+
+def test_dropout_keeps_the_mean():
+    actor = IQL.create(SPACES, IQLConfig(hidden=(64,), dropout=0.3), KEY).actor
+    x, head = jnp.ones((1, 3)), actor.head
+    drawn = jax.vmap(lambda key: head(x, key))(jax.random.split(KEY, 4000))
+    np.testing.assert_allclose(drawn.mean(0), head(x), atol=5 * float(drawn.std(0).max()) / np.sqrt(4000))
+    silent = jax.vmap(lambda key: jax.grad(lambda b: head.after_first(b, key).sum())(jnp.ones(64)))(
+        jax.random.split(KEY, 100)
+    )
+    assert float((silent == 0).mean()) == pytest.approx(0.3, abs=0.03)

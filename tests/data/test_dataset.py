@@ -40,6 +40,20 @@ def test_every_row_is_followed_by_what_came_next():
     assert batch.action.dtype == batch.reward.dtype == np.float32  # what JAX computes with
 
 
+def test_next_actions_are_those_of_the_next_row_within_an_episode(tmp_path):
+    batch = small().transitions(np.array([[0, 1, 2], [3, 4, 0]]))
+    np.testing.assert_array_equal(batch.next_action[..., 0], np.float32([[0.1, 0.2, 0.2], [0.4, 0.4, 0.1]]))
+    both = small(actions={"arm": np.arange(5), "hand": np.arange(5) * 2.0}).sample(np.random.default_rng(0), (2, 50))
+    last = both.terminated | both.truncated
+    np.testing.assert_array_equal(both.next_action["arm"], both.action["arm"] + ~last)
+    np.testing.assert_array_equal(both.next_action["hand"], 2 * both.next_action["arm"])
+    # Also where actions are mapped from the disk, of which only the rows asked for are read.
+    np.save(tmp_path / "actions.npy", small().actions)
+    mapped = small(actions=np.load(tmp_path / "actions.npy", mmap_mode="r"))
+    drawn = (data.sample(np.random.default_rng(0), 20).next_action for data in (small(), mapped))
+    np.testing.assert_array_equal(*drawn)
+
+
 def test_sampling_draws_all_rows_alike_with_any_shape():
     drawn = small().sample(np.random.default_rng(0), (10, 500))
     assert drawn.observation.shape == (10, 500, 1)

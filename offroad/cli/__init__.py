@@ -1,0 +1,48 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that help comes at once."""
+
+import sys
+
+from offroad.cli.commands import Demo, Export, List, Play, Report, Reproduce
+from offroad.cli.data import DataInspect, DataMake
+from offroad.cli.parsing import overview, parse
+from offroad.cli.training import Train, with_options
+from offroad.errors import OffroadError, unknown
+
+COMMANDS: dict[str, type] = {
+    "list": List,
+    "reproduce": Reproduce,
+    "train": Train,
+    "play": Play,
+    "report": Report,
+    "export": Export,
+    "demo": Demo,
+    "data inspect": DataInspect,
+    "data make": DataMake,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, 2 for a user's mistake, 130 for an interruption."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            print(overview(COMMANDS))
+            return 0
+        if argv[0] == "--version":
+            from offroad import __version__
+
+            print(f"offroad {__version__}")
+            return 0
+        words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+        name, rest = " ".join(argv[:words]), argv[words:]
+        if name not in COMMANDS:
+            raise unknown("command", name, COMMANDS)
+        command = with_options(rest) if name == "train" else COMMANDS[name]
+        return parse(command, name, rest).run()
+    except OffroadError as error:
+        print(f"offroad: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as stop:  # help was shown
+        return int(stop.code or 0)

@@ -1,0 +1,5 @@
+import sys
+
+from offroad.cli import main
+
+sys.exit(main())
