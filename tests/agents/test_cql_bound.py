@@ -19,7 +19,7 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.nets.encoder import Encoder, Flat
 
-STATES, BINS, ROWS, MDPS, GAMMA = 5, 3, 100, 6, 0.8
+STATES, BINS, ROWS, MDPS, GAMMA = 5, 3, 100, 5, 0.8
 SPACES = Spaces(gym_spaces.Discrete(STATES), gym_spaces.Box(-1, 1, (1,)))
 
 
@@ -91,7 +91,12 @@ class Case:
         return self.evaluated(self.seen, self.earned - alpha * self.excess[:, None])
 
 
-CASES = [Case(seed) for seed in range(MDPS)]
+def misled(case):
+    """Whether the data make some state look better than it is, as a third do. Large alphas would take long to learn."""
+    return (case.learnt_value(0) - case.value).max() > 0.3 and 0 < case.alpha < 1
+
+
+CASES = [case for case in map(Case, range(40)) if misled(case)][:MDPS]
 ALPHAS = np.array([[0, 1.2 * case.alpha] for case in CASES])
 
 
@@ -112,7 +117,7 @@ def values():
             head = agent.critics.head.layers[0]
             return agent, head.weight.reshape(STATES, BINS) + head.bias[0]
 
-        _, tables = jax.lax.scan(step, agent, jax.random.split(key, 3000))
+        _, tables = jax.lax.scan(step, agent, jax.random.split(key, 2500))
         return jnp.mean(tables[1500:], axis=0)
 
     data = jax.tree.map(lambda *x: jnp.stack(x), *(case.data for case in CASES))
@@ -135,5 +140,5 @@ def test_with_the_theorems_alpha_no_visited_state_is_overestimated(values):
 
 
 def test_without_it_states_are_overestimated(values):
-    worst = np.array([(found - case.value).max() for case, (found, _) in zip(CASES, values)])
-    assert np.mean(worst > 0.1) > 0.5
+    for case, (found, _) in zip(CASES, values):
+        assert (found > case.value + 0.2).any()
