@@ -57,7 +57,7 @@ class BEARConfig:
     threshold: float = 0.05  # the discrepancy that is allowed
     match_updates: int = 0  # at first the policy only matches the behaviour; the authors' code: 20,000
     layer_norm: bool = False  # in the critics
-    normalise_observation: bool = False
+    normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 
 
@@ -176,9 +176,7 @@ class BEAR(Agent):
         return ActionScale(self._actions).to_env(jnp.sum(best[..., None] * actions, 0)), memory
 
     def update(self, batch: Transition, key: Key[Array, ""]) -> tuple["BEAR", dict[str, Float[Array, ""]]]:
-        config, norm = self.config, self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.observation)
+        config = self.config
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(self._actions).to_unit(batch.action)
         behaviour_key, target_key, shown_key, own_key = jax.random.split(key, 4)
@@ -233,7 +231,6 @@ class BEAR(Agent):
             log_multiplier=jnp.clip(log_multiplier, -5, 10),
             optimiser_states=(actor_state, critic_state, behaviour_state, multiplier_state),
             updates=self.updates + 1,
-            observation_norm=norm,
         )
         return agent, {
             "critic_loss": loss,
