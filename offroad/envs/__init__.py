@@ -27,9 +27,19 @@ def register() -> None:
         entry_point="offroad.envs.stack:make_single",
         vector_entry_point="offroad.envs.stack:make_vector",
     )
+    for tasks in ("mixed", "partial"):
+        gym.register(
+            f"offroad/Kitchen-{tasks}-v0",
+            entry_point="offroad.envs.kitchen:make_single",
+            vector_entry_point="offroad.envs.kitchen:make_vector",
+            max_episode_steps=KITCHEN_STEPS,
+            kwargs={"tasks": tasks},
+        )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
 """The time limit of each task of `offroad.envs.locomotion` in steps."""
 RING_DECISIONS = 600
 """The time limit of the ring roads in decisions: 300 s, Flow's horizon."""
+KITCHEN_STEPS = 280
+"""The time limit of the kitchen in steps of 80 ms: D4RL's."""
