@@ -39,7 +39,8 @@ class Waypoint:
     forwards), fingers open or not.
 
     `speed`: m in a step. `near`: how near is there, m. `most`: the next one comes after so many steps anyway.
-    `wait`: steps to stay. `until`: the next one comes as soon as this holds of the positions.
+    `wait`: steps to stay. `until`: the next one comes as soon as this holds of the positions. `joints`: the arm's
+    angles there: it goes by joints instead of in a straight line, at full speed.
     """
 
     point: Float[ndarray, "3"]
@@ -50,6 +51,7 @@ class Waypoint:
     most: int = 30
     wait: int = 0
     until: Callable[[ndarray], bool] = lambda positions: False
+    joints: Float[ndarray, "7"] | None = None
 
 
 def attitude(yaw: float | int = 0, pitch: float | int = 0) -> Float[ndarray, "3 3"]:
@@ -89,15 +91,36 @@ class Kinematics:
     def tip(self) -> Float[ndarray, "3"]:
         return self._data.site_xpos[self._hand] + TIP * self._data.site_xmat[self._hand].reshape(3, 3)[:, 2]
 
+    def travel(self, point: Float[ndarray, "3"], attitude: Float[ndarray, "3 3"], opened: bool = False) -> Waypoint:
+        """A waypoint that is gone to by joints, always arriving with the same ones: those reached from `START`."""
+        waypoint = Waypoint(point, attitude, opened, most=40)
+        now, low, high = self.positions, *self._model.jnt_range[:ARM].T
+        positions = np.append(START[:ARM], now[ARM:])
+        for _ in range(60):
+            self.see(positions)
+            positions[:ARM] = np.clip(positions[:ARM] + self._motion(waypoint), low + 0.02, high - 0.02)
+        self.see(now)
+        return replace(waypoint, joints=positions[:ARM])
+
     def action(self, waypoint: Waypoint) -> Float[ndarray, "9"]:
-        """One step of damped least squares towards a waypoint, near the posture that episodes start with."""
+        """Joint velocities towards a waypoint, and what gravity takes."""
+        mujoco.mj_comPos(self._model, self._data)
+        gravity = np.zeros(self._model.nv)
+        mujoco.mj_rne(self._model, self._data, 0, gravity)
+        if waypoint.joints is None:
+            motion = self._motion(waypoint)
+        else:
+            motion = waypoint.joints - self.positions[:ARM]
+        motion *= min(1.0, FASTEST / max(np.abs(motion).max(), 1e-9))
+        arm = (motion / self._share + gravity[:ARM] / self._stiffness) / REACH
+        return np.append(arm, [0.8 if waypoint.opened else -0.8] * (ROBOT - ARM))
+
+    def _motion(self, waypoint: Waypoint) -> Float[ndarray, "7"]:
+        """One step of damped least squares, near the posture that episodes start with."""
         model, data = self._model, self._data
         mujoco.mj_comPos(model, data)
-        gravity = np.zeros(model.nv)
-        mujoco.mj_rne(model, data, 0, gravity)
         linear, angular = np.zeros((2, 3, model.nv))
         mujoco.mj_jac(model, data, linear, angular, self.tip(), model.site_bodyid[self._hand])
-
         quaternion, turn = np.zeros(4), np.zeros(3)
         now = data.site_xmat[self._hand].reshape(3, 3)
         mujoco.mju_mat2Quat(quaternion, (waypoint.attitude @ now.T).ravel())
@@ -107,10 +130,7 @@ class Kinematics:
         jacobian = np.concatenate((linear, 0.5 * angular))[:, :ARM]
         inverse = jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + DAMPING**2 * np.eye(6))
         posture = np.clip(0.1 * (START - self.positions)[:ARM], -0.05, 0.05)
-        motion = inverse @ (task - jacobian @ posture) + posture
-        motion *= min(1.0, FASTEST / np.abs(motion).max())
-        arm = (motion / self._share + gravity[:ARM] / self._stiffness) / REACH
-        return np.append(arm, [0.8 if waypoint.opened else -0.8] * (ROBOT - ARM))
+        return inverse @ (task - jacobian @ posture) + posture
 
 
 def _shortened(vector: Float[ndarray, "3"], length: float) -> Float[ndarray, "3"]:
@@ -128,7 +148,7 @@ def _grip_and_pull(
     def script(body: Kinematics) -> Iterator[Waypoint]:
         hand = attitude(yaws[0], pitch)
         grip = body.site(handle) + deep * hand[:, 2]
-        yield Waypoint(grip - 0.14 * hand[:, 2], hand, opened=True)
+        yield body.travel(grip - 0.14 * hand[:, 2], hand, opened=True)
         yield Waypoint(grip, hand, opened=True, near=0.015)
         yield Waypoint(grip, hand, wait=4)
         for angle, yaw in zip(angles, yaws[1:]):
@@ -151,7 +171,7 @@ def _knob(site: str, task: str) -> Callable[[Kinematics], Iterator[Waypoint]]:
 
     def script(body: Kinematics) -> Iterator[Waypoint]:
         knob, hand = body.site(site), attitude()
-        yield Waypoint(knob + [-0.06, -0.10, 0.035], hand)
+        yield body.travel(knob + [-0.06, -0.10, 0.035], hand)
         yield Waypoint(knob + [-0.05, 0.0, 0.035], hand, near=0.012)
         for angle in (0.3, 0.6, 0.9, 1.1):
             end = 0.042 * np.array([np.sin(angle), 0.0, np.cos(angle)]) + [-0.012, 0.0, 0.0]
@@ -163,7 +183,7 @@ def _knob(site: str, task: str) -> Callable[[Kinematics], Iterator[Waypoint]]:
 
 def _light_switch(body: Kinematics) -> Iterator[Waypoint]:
     switch, hand = body.site("light_site"), attitude()
-    yield Waypoint(switch + [0.07, -0.12, 0.0], hand)
+    yield body.travel(switch + [0.07, -0.12, 0.0], hand)
     yield Waypoint(switch + [0.07, 0.01, 0.0], hand, near=0.015)
     yield Waypoint(switch + [-0.09, 0.01, 0.0], hand, speed=0.04, near=0.02, most=12)
     yield Waypoint(switch + [-0.06, -0.12, 0.0], hand)
@@ -171,7 +191,7 @@ def _light_switch(body: Kinematics) -> Iterator[Waypoint]:
 
 def _slide_cabinet(body: Kinematics) -> Iterator[Waypoint]:
     handle, hand = body.site("slide_site"), attitude()
-    yield Waypoint(handle + [-0.07, -0.12, 0.0], hand)
+    yield body.travel(handle + [-0.07, -0.12, 0.0], hand)
     yield Waypoint(handle + [-0.07, 0.02, 0.0], hand, near=0.02)
     yield Waypoint(handle + [0.32, 0.02, 0.0], hand)
     yield Waypoint(handle + [0.28, -0.12, 0.0], hand)
@@ -187,7 +207,7 @@ def _kettle(body: Kinematics) -> Iterator[Waypoint]:
     def there(positions: ndarray) -> bool:
         return bool(positions[24] > 0.57)
 
-    yield Waypoint(kettle + [0.0, -0.22, 0.20], hand, opened=True)
+    yield body.travel(kettle + [0.0, -0.22, 0.20], hand, opened=True)
     yield Waypoint(kettle + [0.0, -0.20, 0.10], hand, opened=True, near=0.02)
     for far in np.arange(0.24, 0.5, 0.04):
         if far > body.tip()[1] and not there(body.positions):
