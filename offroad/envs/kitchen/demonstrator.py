@@ -107,10 +107,8 @@ class Kinematics:
         mujoco.mj_comPos(self._model, self._data)
         gravity = np.zeros(self._model.nv)
         mujoco.mj_rne(self._model, self._data, 0, gravity)
-        if waypoint.joints is None:
-            motion = self._motion(waypoint)
-        else:
-            motion = waypoint.joints - self.positions[:ARM]
+        direct = waypoint.joints is None
+        motion = self._motion(waypoint) if direct else waypoint.joints - self.positions[:ARM]
         motion *= min(1.0, FASTEST / max(np.abs(motion).max(), 1e-9))
         arm = (motion / self._share + gravity[:ARM] / self._stiffness) / REACH
         return np.append(arm, [0.8 if waypoint.opened else -0.8] * (ROBOT - ARM))
@@ -140,6 +138,11 @@ def _shortened(vector: Float[ndarray, "3"], length: float) -> Float[ndarray, "3"
 # --- the seven subtasks ----------------------------------------------------------------------------------------------
 
 
+def _by(point: Float[ndarray, "3"], right: float, far: float, up: float) -> Float[ndarray, "3"]:
+    """Moved by so many metres, as the robot sees it."""
+    return point + np.array([right, far, up])
+
+
 def _grip_and_pull(
     handle: str, joint: str, angles: Sequence[float], yaws: Sequence[float], pitch: float, deep: float
 ) -> Callable[[Kinematics], Iterator[Waypoint]]:
@@ -154,7 +157,7 @@ def _grip_and_pull(
         for angle, yaw in zip(angles, yaws[1:]):
             hand = attitude(yaw, pitch)
             point = body.site(handle, joint, angle) + deep * hand[:, 2]
-            yield Waypoint(point, hand, speed=0.03, near=0.04, most=12)
+            yield Waypoint(point, hand, speed=0.03, near=0.04, most=16)
         grip = body.site(handle)
         yield Waypoint(grip, hand, opened=True, near=0.1, wait=3, most=4)
         yield Waypoint(grip - 0.12 * hand[:, 2], hand, opened=True, near=0.05, most=8)
@@ -171,30 +174,30 @@ def _knob(site: str, task: str) -> Callable[[Kinematics], Iterator[Waypoint]]:
 
     def script(body: Kinematics) -> Iterator[Waypoint]:
         knob, hand = body.site(site), attitude()
-        yield body.travel(knob + [-0.06, -0.10, 0.035], hand)
-        yield Waypoint(knob + [-0.05, 0.0, 0.035], hand, near=0.012)
+        yield body.travel(_by(knob, -0.06, -0.10, 0.035), hand)
+        yield Waypoint(_by(knob, -0.05, 0.0, 0.035), hand, near=0.012)
         for angle in (0.3, 0.6, 0.9, 1.1):
-            end = 0.042 * np.array([np.sin(angle), 0.0, np.cos(angle)]) + [-0.012, 0.0, 0.0]
-            yield Waypoint(knob + end, hand, speed=0.03, near=0.01, most=10, until=turned)
-        yield Waypoint(body.tip() + [-0.02, -0.10, 0.0], hand)
+            point = _by(knob, 0.042 * np.sin(angle) - 0.012, 0.0, 0.042 * np.cos(angle))
+            yield Waypoint(point, hand, speed=0.03, near=0.01, most=10, until=turned)
+        yield Waypoint(_by(body.tip(), -0.02, -0.10, 0.0), hand)
 
     return script
 
 
 def _light_switch(body: Kinematics) -> Iterator[Waypoint]:
     switch, hand = body.site("light_site"), attitude()
-    yield body.travel(switch + [0.07, -0.12, 0.0], hand)
-    yield Waypoint(switch + [0.07, 0.01, 0.0], hand, near=0.015)
-    yield Waypoint(switch + [-0.09, 0.01, 0.0], hand, speed=0.04, near=0.02, most=12)
-    yield Waypoint(switch + [-0.06, -0.12, 0.0], hand)
+    yield body.travel(_by(switch, 0.07, -0.12, 0.0), hand)
+    yield Waypoint(_by(switch, 0.07, 0.01, 0.0), hand, near=0.015)
+    yield Waypoint(_by(switch, -0.09, 0.01, 0.0), hand, speed=0.04, near=0.02, most=12)
+    yield Waypoint(_by(switch, -0.06, -0.12, 0.0), hand)
 
 
 def _slide_cabinet(body: Kinematics) -> Iterator[Waypoint]:
     handle, hand = body.site("slide_site"), attitude()
-    yield body.travel(handle + [-0.07, -0.12, 0.0], hand)
-    yield Waypoint(handle + [-0.07, 0.02, 0.0], hand, near=0.02)
-    yield Waypoint(handle + [0.32, 0.02, 0.0], hand)
-    yield Waypoint(handle + [0.28, -0.12, 0.0], hand)
+    yield body.travel(_by(handle, -0.07, -0.12, 0.0), hand)
+    yield Waypoint(_by(handle, -0.07, 0.02, 0.0), hand, near=0.02)
+    yield Waypoint(_by(handle, 0.32, 0.02, 0.0), hand)
+    yield Waypoint(_by(handle, 0.28, -0.12, 0.0), hand)
 
 
 def _kettle(body: Kinematics) -> Iterator[Waypoint]:
@@ -207,14 +210,14 @@ def _kettle(body: Kinematics) -> Iterator[Waypoint]:
     def there(positions: ndarray) -> bool:
         return bool(positions[24] > 0.57)
 
-    yield body.travel(kettle + [0.0, -0.22, 0.20], hand, opened=True)
-    yield Waypoint(kettle + [0.0, -0.20, 0.10], hand, opened=True, near=0.02)
+    yield body.travel(_by(kettle, 0.0, -0.22, 0.20), hand, opened=True)
+    yield Waypoint(_by(kettle, 0.0, -0.20, 0.10), hand, opened=True, near=0.02)
     for far in np.arange(0.24, 0.5, 0.04):
         if far > body.tip()[1] and not there(body.positions):
             side = kettle[0] + 0.01 - 0.5 * body.positions[29]
             point = np.array([side, far, kettle[2] + 0.10])
             yield Waypoint(point, hand, opened=True, speed=0.04, most=10, until=there)
-    yield Waypoint(body.tip() + [0.0, -0.12, 0.10], hand, opened=True)
+    yield Waypoint(_by(body.tip(), 0.0, -0.12, 0.10), hand, opened=True)
 
 
 SCRIPTS: dict[str, Callable[[Kinematics], Iterator[Waypoint]]] = {
@@ -223,7 +226,7 @@ SCRIPTS: dict[str, Callable[[Kinematics], Iterator[Waypoint]]] = {
     "light switch": _light_switch,
     "slide cabinet": _slide_cabinet,
     "hinge cabinet": _grip_and_pull(
-        "hinge_site2", "right_hinge_cabinet", (0.3, 0.6, 0.9, 1.2, 1.5), (0.0,) * 6, pitch=0.0, deep=0.01
+        "hinge_site2", "right_hinge_cabinet", (0.3, 0.6, 0.9, 1.2, 1.5), (0.0,) * 6, pitch=0.0, deep=0.025
     ),
     "microwave": _grip_and_pull(
         "microhandle_site", "microwave", (-0.2, -0.4, -0.6, -0.85), (0.2, 0.14, 0.08, 0.02, -0.05), pitch=0.5, deep=0.03

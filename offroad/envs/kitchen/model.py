@@ -39,10 +39,10 @@ SETS = {
 """The target subtasks of D4RL's data sets; "complete" has those of "partial"."""
 
 START = np.array(
-    [0.148388023, -1.76848573, 1.84390296, -2.4768576, 0.260252026, 0.712533105, 1.59515394, 0.0479267505, 0.0371350919]
-    + [-2.6627985e-4, -5.18043486e-5, 3.1287722e-5, -4.51199853e-5, -3.90842156e-6, -4.22629655e-5, 6.28065475e-5]
-    + [4.04984708e-5, 4.6273094e-4, -2.26906415e-4, -4.65501369e-4, -6.44129196e-3, -1.77048263e-3, 1.08009684e-3]
-    + [-0.26939744, 0.350383255, 1.61944683, 1.00618764, 0.00406395120, -0.00662095997, -2.68278933e-4]
+    (0.148388023, -1.76848573, 1.84390296, -2.4768576, 0.260252026, 0.712533105, 1.59515394, 0.0479267505, 0.0371350919)
+    + (-2.6627985e-4, -5.18043486e-5, 3.1287722e-5, -4.51199853e-5, -3.90842156e-6, -4.22629655e-5, 6.28065475e-5)
+    + (4.04984708e-5, 4.6273094e-4, -2.26906415e-4, -4.65501369e-4, -6.44129196e-3, -1.77048263e-3, 1.08009684e-3)
+    + (-0.26939744, 0.350383255, 1.61944683, 1.00618764, 4.06395120e-3, -6.62095997e-3, -2.68278933e-4)
 )
 """The positions that every episode of D4RL and of gymnasium-robotics starts with."""
 LOW = np.array([-2.9, -1.8, -2.9, -3.1, -2.9, 0.0, -2.9, 0.0, 0.0])
@@ -72,9 +72,7 @@ def load() -> mujoco.MjModel:
 
 def _view() -> tuple[ndarray, ndarray]:
     azimuth, elevation = np.deg2rad(70), np.deg2rad(-35)
-    forward = np.array(
-        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-    )
+    forward = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
     axes = np.stack((right, np.cross(right, forward), -forward), axis=1)
     quaternion = np.zeros(4)
