@@ -292,7 +292,7 @@ class Demonstrator:
                 waypoint = next(self._script)
         if waypoint is None:
             self.finished = True
-            return Waypoint(self._body.tip(), attitude(), most=10**9, near=0)
+            return Waypoint(self._body.tip(), attitude(), most=10**9, near=0.0)
         pause = int(self._random.integers(1, 6)) if self._random.random() < self._noise / 7 else 0
         return replace(
             waypoint,

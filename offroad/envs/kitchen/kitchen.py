@@ -1,6 +1,6 @@
 """The Franka kitchen with D4RL's observation and tasks, as a batch: `offroad/Kitchen-partial-v0`, `-mixed-v0`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,8 +19,8 @@ REACH = 0.16
 
 
 class Kitchen(MujocoVectorEnv):
-    """Four things to do in a kitchen with a Franka arm, in any order (D4RL, arXiv 2004.07219; physics of
-    gymnasium-robotics' `FrankaKitchen-v1`).
+    """Four things to do in a kitchen with a Franka arm, in any order: D4RL's (arXiv 2004.07219), with the physics of
+    gymnasium-robotics' `FrankaKitchen-v1`. Whether a subtask is done is judged, as there, without noise.
 
     **Observation** 60 (float32): positions of the robot 9 and of the objects 21, both noisy, and 30 goals, constant and
     0 where nothing is asked for. No velocities.
@@ -36,7 +36,7 @@ class Kitchen(MujocoVectorEnv):
 
     Args:
         tasks: "partial" (microwave, kettle, light switch, slide cabinet; D4RL's "complete" has the same), "mixed"
-            (microwave, kettle, bottom burner, light switch), or a tuple of subtasks, keys of `model.GOALS`.
+            (microwave, kettle, bottom burner, light switch), or a list of subtasks, keys of `model.GOALS`.
         noise: noise of what is seen, as a share of the amplitudes `model.NOISE`: D4RL's 0.1 is 0.01 rad at the arm.
         terminate: whether an episode ends when all is done.
         kwargs: those of `MujocoVectorEnv`.
@@ -48,7 +48,7 @@ class Kitchen(MujocoVectorEnv):
         self,
         num_envs: int = 1,
         *,
-        tasks: str | tuple[str, ...] = "partial",
+        tasks: str | Sequence[str] = "partial",
         noise: float | int = 0.1,
         terminate: bool = True,
         **kwargs: Any,
@@ -56,6 +56,8 @@ class Kitchen(MujocoVectorEnv):
         if isinstance(tasks, str) and tasks not in model.SETS:
             raise unknown("set of kitchen tasks", tasks, model.SETS)
         self.tasks = model.SETS[tasks] if isinstance(tasks, str) else tuple(tasks)
+        if not self.tasks:
+            raise OffroadError(f"the kitchen was given no tasks; name some of {', '.join(model.GOALS)}")
         for task in self.tasks:
             if task not in model.GOALS:
                 raise unknown("kitchen task", task, model.GOALS)

@@ -98,7 +98,7 @@ def make(
     tasks = SETS[name.removeprefix("kitchen-")]
     episodes: list[Episode] = []
     rows = left_out = 0
-    for episode in demonstrations(seed, num_threads):
+    for episode in demonstrations(seed, num_threads, worlds=min(WORLDS, -(-steps // KITCHEN_STEPS))):
         if name == "kitchen-mixed" and episode.of(tasks).any(axis=0).all():
             left_out += 1
             continue
@@ -130,7 +130,7 @@ def make(
 
 
 def demonstrations(seed: int = 0, num_threads: int | None = None, worlds: int = WORLDS) -> Iterator[Episode]:
-    """Episodes without end, the same for the same seed; `worlds` of them are made at a time."""
+    """Episodes without end, the same for the same seed; `worlds` of them, which changes nothing, are made at a time."""
     env = Kitchen(
         worlds,
         tasks=tuple(GOALS),
