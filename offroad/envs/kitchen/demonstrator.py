@@ -238,14 +238,15 @@ SCRIPTS: dict[str, Callable[[Kinematics], Iterator[Waypoint]]] = {
 class Demonstrator:
     """Does subtasks one after another in one world; one that failed is tried a second time.
 
-    `finished` tells that nothing is left to do: `act` then holds the hand where it is.
+    `finished` tells that nothing is left to do: `act` then keeps the hand where it is, pointing forwards.
 
     Args:
         model: the kitchen's, of which it keeps its own data.
         tasks: subtasks, keys of `SCRIPTS`, in the order in which they are to be done.
-        random: of its sloppiness.
-        noise: scales it: where waypoints are (0.3 of how near counts as there), how fast it goes (±15 % in an episode),
-            where it pauses (one waypoint in seven, 1 to 5 steps), and actions (deviation 0.05). 0: exact.
+        random: source of its sloppiness.
+        noise: scales it: where waypoints are (deviation 0.3 of how near counts as there; exact for those that it
+            goes to by joints), how fast it goes (±15 % in an episode), where it pauses (one waypoint in seven, 1 to 5
+            steps), and actions (deviation 0.05). 0: exact.
 
     Raises `OffroadError` for an unknown subtask.
     """

@@ -97,5 +97,5 @@ def goal(tasks: tuple[str, ...]) -> Float[ndarray, "30"]:
 
 def satisfied(positions: Float[ndarray, "*batch 30"], tasks: tuple[str, ...]) -> Bool[ndarray, "*batch tasks"]:
     """Which of these subtasks are done in these positions."""
-    far = [np.linalg.norm(positions[..., joints] - values, axis=-1) for joints, values in map(GOALS.get, tasks)]
+    far = [np.linalg.norm(positions[..., joints] - values, axis=-1) for joints, values in (GOALS[t] for t in tasks)]
     return np.stack(far, axis=-1) < NEAR
