@@ -1,6 +1,7 @@
 """The data doctor: what a data set holds, every defect in one line, and with which settings and method to begin."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from offroad.data.bounds import action_bounds
 from offroad.data.dataset import Dataset, flatten
+from offroad.data.known import recognise
 from offroad.data.spaces import Spaces
 
 NEIGHBOURS = 2000
@@ -41,12 +43,13 @@ class _Chart:
     defects: list[str] = field(default_factory=list)
 
 
-def examine(dataset: Dataset, spaces: Spaces | None = None) -> Diagnosis:
+def examine(dataset: Dataset, spaces: Spaces | None = None, file: Path | None = None) -> Diagnosis:
     """Looks at every row. With `spaces`, of the environment, actions are held against its bounds, and shapes must be
-    its own: raises `OffroadError` if they are not."""
+    its own: raises `OffroadError` if they are not. With the `file` that it is from, tells if it is a published one."""
     if spaces is not None:
         dataset.check(spaces)
-    chart = _Chart()
+    published = recognise(file) if file is not None else None
+    chart = _Chart(defects=published.remarks(dataset) if published else [])
     _numbers(dataset, chart)
     _flags(dataset, chart)
     _actions(dataset, chart, spaces)

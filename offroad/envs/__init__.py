@@ -48,6 +48,13 @@ def register() -> None:
             entry_point="offroad.envs.hamr:make_single",
             vector_entry_point="offroad.envs.hamr:make_vector",
             kwargs={"model": model.lower()},
+    for tasks in ("mixed", "partial"):
+        gym.register(
+            f"offroad/Kitchen-{tasks}-v0",
+            entry_point="offroad.envs.kitchen:make_single",
+            vector_entry_point="offroad.envs.kitchen:make_vector",
+            max_episode_steps=KITCHEN_STEPS,
+            kwargs={"tasks": tasks},
         )
 
 
@@ -57,3 +64,5 @@ RING_DECISIONS = 600
 """The time limit of the ring roads in decisions: 300 s, Flow's horizon."""
 MAZE_STEPS = 1000
 """The time limit of the mazes in steps."""
+KITCHEN_STEPS = 280
+"""The time limit of the kitchen in steps of 80 ms: D4RL's."""
