@@ -8,7 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from offroad.cli.parsing import Whole
-from offroad.errors import OffroadError
+from offroad.errors import OffroadError, unknown
 
 Ends = Literal["terminated", "truncated"] | None
 
@@ -63,13 +63,13 @@ def load(file: Path, ends: Ends, columns: tuple[str, ...]) -> Any:
 
 @dataclass
 class DataMake:
-    """Generate a data set of the mazes by D4RL's recipe.
+    """Generate a data set: of the mazes by D4RL's recipe, of the kitchen by a script.
 
     Example: offroad data make antmaze-medium-diverse --out antmaze-medium-diverse.npz
     """
 
     name: Positional[str]
-    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing."""
+    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing. Or kitchen-mixed, -partial."""
     out: Path
     """The file, an .npz."""
     steps: Whole = 1_000_000
@@ -78,15 +78,16 @@ class DataMake:
     """Other seeds, other episodes."""
 
     def run(self) -> int:
-        from offroad.envs.maze import recipes
+        from offroad.envs import recipes
         from offroad.train.progress import Progress
 
-        recipes.Recipe.named(self.name)
+        if self.name not in recipes.NAMES:
+            raise unknown("data set that can be made", self.name, recipes.NAMES)
         if self.out.suffix != ".npz" or not self.out.parent.is_dir():
             raise OffroadError(f"--out is '{self.out}'; expected the name of an .npz file in a folder that exists")
         with Progress(self.steps) as progress:
             made = recipes.make(self.name, self.steps, self.seed, progress=progress.update)
         made.save(self.out)
-        print(f"{made.arrivals} of {made.journeys} journeys arrived; {made.at_goal} rows at the evaluation goal")
+        print(made.summary)
         print(f"{self.out}; next: offroad data inspect {self.out}")
         return 0

@@ -48,6 +48,7 @@ def register() -> None:
             entry_point="offroad.envs.hamr:make_single",
             vector_entry_point="offroad.envs.hamr:make_vector",
             kwargs={"model": model.lower()},
+        )
     for tasks in ("mixed", "partial"):
         gym.register(
             f"offroad/Kitchen-{tasks}-v0",

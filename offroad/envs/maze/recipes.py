@@ -121,6 +121,11 @@ class Made:
         """Rows within 0.5 m of the evaluation goal."""
         return int(self.columns["terminated"].sum())
 
+    @property
+    def summary(self) -> str:
+        """A line for whoever asked for the data."""
+        return f"{self.arrivals} of {self.journeys} journeys arrived; {self.at_goal} rows at the evaluation goal"
+
     def save(self, path: str | Path) -> None:
         """Writes an `.npz` that `offroad.data.readers.load` reads; its entry `provenance` is JSON."""
         about = np.array(json.dumps(self.provenance))

@@ -1,0 +1,107 @@
+"""The tasks of the table: their data, and how a policy is graded in them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+import offroad
+from offroad import train
+from offroad.agents.agent import ActionScale, Agent, box_actions
+from offroad.data.dataset import Dataset
+from offroad.data.readers import load
+from offroad.data.spaces import Spaces
+from offroad.envs import recipes
+from offroad.studies.study import Budget, Context
+
+EXAM_SEED = 3_000_000  # of the evaluation, apart from the seeds of data and training
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfflineBudget(Budget):
+    domains: tuple[str, ...]
+    rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth
+    updates: int  # of an agent in ant mazes and kitchens; a point maze has a third of it
+    primitive_updates: int  # of the autoencoder; a quarter as many finetune its policy
+    ablation_seeds: int  # of the methods that are not in the headline
+    episodes: int  # evaluated for each task and seed
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A task and its data: `recipe` is a name of `offroad data make`, `best` the return that counts as 100."""
+
+    name: str
+    env: str
+    recipe: str
+    best: float
+
+    @property
+    def is_maze(self) -> bool:
+        return "maze" in self.name
+
+    def rows(self, budget: OfflineBudget) -> int:
+        return budget.rows if self.name.startswith("ant") else budget.rows // (5 if self.is_maze else 8)
+
+    def updates(self, budget: OfflineBudget) -> int:
+        return budget.updates // 3 if self.name.startswith("point") else budget.updates
+
+
+DOMAINS = {
+    domain.name: domain
+    for domain in (
+        Domain("pointmaze-medium", "offroad/PointMaze-medium-v0", "pointmaze-medium-diverse", 1.0),
+        Domain("antmaze-medium", "offroad/AntMaze-medium-v0", "antmaze-medium-diverse", 1.0),
+        Domain("antmaze-large", "offroad/AntMaze-large-v0", "antmaze-large-diverse", 1.0),
+        Domain("kitchen-mixed", "offroad/Kitchen-mixed-v0", "kitchen-mixed", 4.0),
+        Domain("kitchen-partial", "offroad/Kitchen-partial-v0", "kitchen-partial", 4.0),
+    )
+}
+
+
+def data(domain: Domain, budget: OfflineBudget, context: Context) -> Dataset:
+    """The domain's data with the task's own rewards, made on first use and kept beside the arms' folders."""
+    path = context.folder.parent / f"{domain.recipe}.npz"
+
+    def make() -> Dataset:
+        if not path.exists():
+            context.progress(f"making {domain.recipe}")
+            partial = path.with_suffix(".partial.npz")
+            recipes.make(domain.recipe, domain.rows(budget)).save(partial)
+            partial.replace(path)
+        return load(path)
+
+    return context.once(domain.recipe, make)
+
+
+def shifted(dataset: Dataset, scale: float, shift: float) -> Dataset:
+    """The same data with rewards `scale * reward + shift`."""
+    return replace(dataset, rewards=np.float32(scale) * dataset.rewards + np.float32(shift))
+
+
+def spaces_of(domain: Domain) -> Spaces:
+    env = offroad.make_vec(domain.env, 1)
+    try:
+        return Spaces.of(env)
+    finally:
+        env.close()
+
+
+def examine(agent: Agent, domain: Domain, episodes: int, seed: int) -> train.Evaluation:
+    """Whole episodes of the deterministic policy; all methods of a seed meet the same starts."""
+    env = offroad.make_vec(domain.env, min(episodes, 100))
+    try:
+        return train.evaluate(agent, env, episodes, seed=EXAM_SEED + 1000 * seed)
+    finally:
+        env.close()
+
+
+def initial_value(agent: Any, domain: Domain, episodes: int, seed: int) -> float:
+    """What an agent with critics believes its policy to be worth in the starts of `examine`, on average."""
+    env = offroad.make_vec(domain.env, min(episodes, 100))
+    observation, _ = env.reset(seed=EXAM_SEED + 1000 * seed)
+    env.close()
+    action = ActionScale(box_actions(agent.spaces, "the critic")).to_unit(agent.act(observation)[0])
+    return float(jnp.mean(eqx.filter_vmap(lambda critic: critic(observation, action))(agent.critics).min(axis=0)))

@@ -1,0 +1,141 @@
+"""What each method is trained with, and its training. Flat methods choose every action, the others primitives."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from offroad import train
+from offroad.agents import (
+    BC,
+    BEAR,
+    CQL,
+    IQL,
+    SAC,
+    TD3BC,
+    Agent,
+    BCConfig,
+    BEARConfig,
+    CQLConfig,
+    EMaQ,
+    EMaQConfig,
+    IQLConfig,
+    ReBRAC,
+    ReBRACConfig,
+    SACConfig,
+    TD3BCConfig,
+)
+from offroad.skills import Primitives, PrimitivesConfig
+from offroad.studies.offline.domains import Domain, OfflineBudget, data, shifted, spaces_of
+from offroad.studies.study import Context
+
+CHECKPOINT = 5_000  # updates
+
+
+@dataclass(frozen=True)
+class Method:
+    """An agent, its settings, and what it learns from: rewards `scale * reward + shift`, of the best episodes."""
+
+    agent: Any
+    config: Any
+    scale: float = 1.0
+    shift: float = 0.0
+    top: float = 1.0  # share of the episodes
+
+
+LEAN_CQL = CQLConfig(
+    hidden=(256, 256),
+    layer_norm=True,
+    samples=4,
+    conservative_states=64,
+    backup_samples=4,
+    gap_minimum=-200.0,
+)
+
+# Sparse rewards are shifted as others found necessary in D4RL's ant mazes: 10 r - 5 for CQL, r - 1 for IQL, 100 r for
+# ReBRAC. Networks have two layers of 256 and a batch 256 rows, for the sake of two cores.
+MAZES = {
+    "bc": Method(BC, BCConfig()),
+    "bc_top": Method(BC, BCConfig(), top=0.1),
+    "naive": Method(SAC, SACConfig(), scale=10.0, shift=-5.0),
+    "bear": Method(BEAR, BEARConfig(), scale=10.0, shift=-5.0),
+    "emaq": Method(EMaQ, EMaQConfig(samples=10, layer_norm=True), scale=10.0, shift=-5.0),
+    "td3_bc": Method(TD3BC, TD3BCConfig(), shift=-1.0),
+    "cql": Method(CQL, LEAN_CQL, scale=10.0, shift=-5.0),
+    "iql": Method(IQL, IQLConfig(expectile=0.9, inverse_temperature=10.0, layer_norm=True), shift=-1.0),
+    "rebrac": Method(
+        ReBRAC,
+        ReBRACConfig(
+            policy_learning_rate=3e-4,
+            critic_learning_rate=3e-4,
+            discount=0.995,
+            batch=256,
+            hidden=(256, 256),
+            policy_penalty=0.002,
+        ),
+        scale=100.0,
+    ),
+}
+KITCHENS = {
+    "bc": Method(BC, BCConfig()),
+    "bc_top": Method(BC, BCConfig(), top=0.1),
+    "naive": Method(SAC, SACConfig()),
+    "bear": Method(BEAR, BEARConfig()),
+    "emaq": Method(EMaQ, EMaQConfig(samples=10, layer_norm=True)),
+    "td3_bc": Method(TD3BC, TD3BCConfig()),
+    "cql": Method(CQL, LEAN_CQL),
+    "iql": Method(IQL, IQLConfig(expectile=0.7, inverse_temperature=0.5, dropout=0.1)),
+    "rebrac": Method(ReBRAC, ReBRACConfig(batch=256, hidden=(256, 256), policy_penalty=0.1, critic_penalty=0.1)),
+}
+
+
+def settings(method: str, domain: Domain) -> Method:
+    return (MAZES if domain.is_maze else KITCHENS)[method]
+
+
+def flat(method: str, domain: Domain, seed: int, budget: OfflineBudget, context: Context) -> Agent:
+    """An agent that chooses every action, trained on the domain's data; goes on where it was interrupted."""
+    setting, dataset = settings(method, domain), data(domain, budget, context)
+    if setting.top < 1:
+        dataset = dataset.top(setting.top)
+    agent = setting.agent.create(spaces_of(domain), setting.config, jax.random.key(seed))
+    shifted_data = shifted(dataset, setting.scale, setting.shift)
+    return _trained(agent, shifted_data, domain.updates(budget), f"{domain.name}_{seed}", seed, context)
+
+
+def by_primitives(method: str, domain: Domain, seed: int, budget: OfflineBudget, context: Context) -> Agent:
+    """The same method, with the same settings, on top of primitives: it chooses one every ten steps."""
+    setting, dataset = settings(method, domain), data(domain, budget, context)
+    primitives = context.once(f"primitives {domain.name} {seed}", lambda: primitives_of(domain, seed, budget, context))
+    # The horizon is ten times shorter; a discount per primitive of 0.99 looks as far as 0.999 per step.
+    above = setting.agent.create(primitives.latent_spaces, setting.config, jax.random.key(seed))
+    discount = setting.config.discount ** (1 / primitives.config.length)
+    relabelled = shifted(primitives.relabel(dataset, discount), setting.scale, setting.shift)
+    return trained(primitives.wrap(above), relabelled, domain.updates(budget), f"{domain.name}_{seed}", seed, context)
+
+
+def primitives_of(domain: Domain, seed: int, budget: OfflineBudget, context: Context) -> Primitives:
+    """OPAL's autoencoder, trained and finetuned on the domain's data."""
+    dataset, folder = data(domain, budget, context), f"primitives_{domain.name}_{seed}"
+    primitives = Primitives.create(spaces_of(domain), PrimitivesConfig(), jax.random.key(seed))
+    windows = primitives.windows(dataset)
+    primitives = trained(primitives, windows, budget.primitive_updates, folder, seed, context)
+    frozen = primitives.freeze(dataset, jax.random.key(seed))
+    return trained(frozen, windows, budget.primitive_updates // 4, f"{folder}_finetuned", seed, context)
+
+
+def trained(learner: Any, dataset: Any, updates: int, name: str, seed: int, context: Context) -> Any:
+    def report(metrics: dict[str, Any]) -> None:
+        context.progress(name, metrics["step"] / updates)
+
+    return train.offline(
+        learner,
+        dataset,
+        updates,
+        seed=seed,
+        out=context.folder / name,
+        resume=True,
+        schedule=train.Schedule(checkpoint=CHECKPOINT, log=1000),
+        progress=False,
+        callback=report,
+    ).agent

@@ -1,0 +1,84 @@
+"""The study of offline learning with a budget of seconds: it runs, resumes and grades; what it measures means nothing."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from offroad.agents import BCConfig
+from offroad.studies import offline
+from offroad.studies.offline import domains, methods
+from offroad.studies.study import Results, reproduce
+
+TINY = offline.OfflineBudget(
+    seeds=2,
+    minutes=1,
+    domains=("pointmaze-medium",),
+    rows=10_000,
+    updates=60,
+    primitive_updates=20,
+    ablation_seeds=1,
+    episodes=2,
+)
+STUDY = dataclasses.replace(offline.STUDY, profiles={"tiny": TINY})
+SMALL = {"hidden": (8,), "batch": 16}
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Networks that compile in seconds."""
+    table = {
+        name: dataclasses.replace(m, config=dataclasses.replace(m.config, **SMALL))
+        for name, m in methods.MAZES.items()
+        if name in ("bc", "naive", "iql")
+    }
+    cql = dataclasses.replace(methods.MAZES["cql"].config, **SMALL, conservative_states=4, samples=2)
+    table["cql"] = dataclasses.replace(methods.MAZES["cql"], config=cql)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "MAZES", table)
+        yield
+
+
+def run(out, arms):
+    return reproduce(STUDY, "tiny", arms=arms, out=out, console=Console(file=io.StringIO(), width=200))
+
+
+def test_methods_are_trained_graded_and_judged(small, tmp_path):
+    results = run(tmp_path, ["bc", "naive", "cql", "cql_opal"])
+    assert results.arms["bc"]["seeds"] == [0]
+    assert results.arms["cql"]["seeds"] == results.arms["cql_opal"]["seeds"] == [0, 1]
+    for arm in results.arms:
+        assert all(0 <= value <= 100 for value in results.values(arm, "pointmaze-medium: score"))
+    assert np.isfinite(results.values("naive", "pointmaze-medium: over-estimate")).all()
+    waiting = [claim.claim for claim in results.claims if claim.holds is None]
+    assert waiting == [f"pointmaze-medium: {arm}" for arm in (
+        "iql succeeds", "rebrac succeeds", "bear is right where the horizon is short",
+        "emaq is right where the horizon is short",
+    )]  # fmt: skip
+    again = run(tmp_path, ["cql"])  # from its checkpoints: the same policies
+    assert again.arms["cql"]["metrics"] == results.arms["cql"]["metrics"]
+
+
+def test_only_the_best_tenth_is_cloned_where_so_asked(small, tmp_path, monkeypatch):
+    seen = []
+    table = {"bc_top": methods.Method(methods.BC, BCConfig(**SMALL), top=0.1)}
+    monkeypatch.setattr(methods, "MAZES", table)
+    monkeypatch.setattr(methods, "trained", lambda agent, dataset, *rest: seen.append(dataset) or agent)
+    run(tmp_path, ["bc_top"])
+    whole = domains.load(tmp_path / "artefacts" / "pointmaze-medium-diverse.npz")
+    assert len(seen[0].ends) == max(round(0.1 * len(whole.ends)), 1)
+    assert seen[0].returns().min() >= np.quantile(whole.returns(), 0.8)
+
+
+def test_the_verdict_reads_the_table():
+    def results(**scores):
+        arms = {arm: {"seeds": [0], "metrics": {"antmaze-large: score": [s]}} for arm, s in scores.items()}
+        config = {"domains": ["antmaze-large"], "episodes": 100}
+        return Results("offline", "cpu", folder=None, config=config, arms=arms)  # pyright: ignore[reportArgumentType]
+
+    good = offline.verdict(results(bc=0.0, bear=1.0, emaq=15.0, cql=20.0, cql_opal=46.0))
+    assert [claim.holds for claim in good] == [True] * 5
+    bad = offline.verdict(results(bc=16.0, bear=1.0, emaq=0.0, cql=30.0, cql_opal=44.0))
+    assert [claim.holds for claim in bad] == [False, True, True, False, False]
