@@ -166,7 +166,7 @@ def main():
     machine = {"cpu": cpu, "cores": os.cpu_count(), "used": 1, "platform": platform.platform()}
     path = Path(__file__).parent / "results" / "offline.json"
     old = json.loads(path.read_text())["results"] if path.exists() and len(options.agents) < len(UPDATES) else {}
-    found = {"machine": machine, "versions": versions, "best_of": options.rounds, "results": {**old, **results}}
+    found = {"machine": machine, "versions": versions, "results": {**old, **results}}
     path.write_text(json.dumps(found, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(found))
     print(path.with_suffix(".md").read_text())
@@ -183,8 +183,9 @@ def table(found):
         rates = [f"{each[who]['updates_per_cpu_second']:,.0f}" if who in each else "" for who in ("ours", "d3rlpy")]
         ratio = f"{each['times_as_fast_by_cpu']:.1f}" if "d3rlpy" in each else ""
         lines.append(f"| {name} | {rates[0]} | {rates[1]} | {ratio} |")
-    about = f"One core of {found['machine']['cpu'].strip()} that other programs used too; {versions}; the best of "
-    return "\n".join(lines) + f"\n\n{about}{found['best_of']} runs each, after compilation. `benchmarks/offline.py`.\n"
+    about = f"One core of {found['machine']['cpu'].strip()} that other programs used too; {versions}."
+    how = "The best run of those in `benchmarks/results/offline.json`, after compilation; by `benchmarks/offline.py`."
+    return "\n".join([*lines, "", about, how]) + "\n"
 
 
 if __name__ == "__main__":

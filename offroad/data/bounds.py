@@ -45,8 +45,8 @@ def _action(actions: Any) -> gym_spaces.Space:
     if actions.dtype.kind != "f" and actions.ndim == 1:
         return _choices(actions)
     low, high, _ = action_bounds(actions)
-    shape = actions.shape[1:]
-    return gym_spaces.Box(*(np.broadcast_to(np.float32(bound), shape) for bound in (low, high)), shape, np.float32)
+    everywhere = np.zeros(actions.shape[1:], np.float32)
+    return gym_spaces.Box(np.float32(low) + everywhere, np.float32(high) + everywhere)
 
 
 def _choices(array: np.ndarray) -> gym_spaces.Discrete:

@@ -189,7 +189,7 @@ def fingerprint(data: Data) -> dict[str, Any]:
     if isinstance(data, Dataset):
         whole = {name: getattr(data, name) for name in ("rewards", "terminated", "truncated")}
     for array in (named | whole).values():
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     shapes = {name: [str(x.dtype), *x.shape[1:]] for name, x in named.items()}
     rows = len(data) if hasattr(data, "__len__") else None  # pyright: ignore[reportArgumentType]
     return {"kind": type(data).__name__, "rows": rows, "shapes": shapes, "sha256": digest.hexdigest()}
