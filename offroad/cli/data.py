@@ -69,7 +69,7 @@ class DataMake:
     """
 
     name: Positional[str]
-    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing. Or kitchen-mixed, -partial."""
+    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing. Or kitchen-KIND."""
     out: Path
     """The file, an .npz."""
     steps: Whole = 1_000_000

@@ -1,4 +1,4 @@
-"""The study of offline learning with a budget of seconds: it runs, resumes and grades; what it measures means nothing."""
+"""The study of offline learning with a budget of seconds: it runs, resumes and grades."""
 
 import dataclasses
 import io

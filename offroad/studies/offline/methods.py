@@ -100,7 +100,7 @@ def flat(method: str, domain: Domain, seed: int, budget: OfflineBudget, context:
         dataset = dataset.top(setting.top)
     agent = setting.agent.create(spaces_of(domain), setting.config, jax.random.key(seed))
     shifted_data = shifted(dataset, setting.scale, setting.shift)
-    return _trained(agent, shifted_data, domain.updates(budget), f"{domain.name}_{seed}", seed, context)
+    return trained(agent, shifted_data, domain.updates(budget), f"{domain.name}_{seed}", seed, context)
 
 
 def by_primitives(method: str, domain: Domain, seed: int, budget: OfflineBudget, context: Context) -> Agent:
