@@ -40,7 +40,7 @@ class DataInspect:
         from offroad.data.strict_json import dumps
 
         dataset = load(self.file, self.ends, self.columns)
-        diagnosis = doctor.examine(dataset, Spaces.of(make_vec(self.env)) if self.env else None)
+        diagnosis = doctor.examine(dataset, Spaces.of(make_vec(self.env)) if self.env else None, self.file)
         if self.json:
             print(dumps(diagnosis.to_json(), indent=1))
         else:
