@@ -66,7 +66,7 @@ class LatentActions(VectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        observation, info = self.env.reset(seed=seed, options=options)  # pyright: ignore[reportArgumentType]
         self._observation = copied(observation)
         return observation, info
 

@@ -149,13 +149,16 @@ def test_at_first_the_policy_only_matches_the_behaviour():
 def test_the_autoencoder_knows_behaviour_with_two_modes(mode, kl):
     """Two pilots, one goes left, the other right, neither straight on: a Gaussian would have its mean there."""
     rng = np.random.default_rng(0)
-    seen = rng.uniform(-1, 1, (512, 1)).astype(np.float32)
-    action = (rng.choice([-mode, mode], (512, 1)) + 0.05 * rng.standard_normal((512, 1))).astype(np.float32)
-    off = np.zeros(512, bool)
+    seen = rng.uniform(-1, 1, (256, 1)).astype(np.float32)
+    action = (rng.choice([-mode, mode], (256, 1)) + 0.05 * rng.standard_normal((256, 1))).astype(np.float32)
+    off = np.zeros(256, bool)
     data = jax.tree.map(jnp.asarray, Transition(seen, action, seen[:, 0], seen, ~off, off))
-    config = BEARConfig(hidden=(8,), behaviour_hidden=(32, 32), behaviour_learning_rate=3e-3, behaviour_kl=kl)
+    config = BEARConfig(
+        hidden=(8,), behaviour_hidden=(32, 32), behaviour_learning_rate=3e-3, behaviour_kl=kl, samples=1,
+        backup_samples=1,
+    )  # fmt: skip
     agent, _ = trained(BEAR.create(LINE, config, KEY), data, 600)
-    latent = jax.random.normal(KEY, (8, 512, 2))
+    latent = jax.random.normal(KEY, (8, 256, 2))
     drawn = np.tanh(agent.behaviour.decode(data.observation, latent)) / mode
     assert np.mean(np.abs(drawn) > 0.6) > 0.8
     assert 0.35 < np.mean(drawn > 0) < 0.65
@@ -170,7 +173,7 @@ def test_values_stay_those_of_the_data_where_td3_overestimates():
     config = BEARConfig(
         hidden=(32, 32), behaviour_hidden=(32, 32), behaviour_kl=0.01, discount=0.9, polyak=0.05,
         critic_learning_rate=3e-3, policy_learning_rate=3e-3, behaviour_learning_rate=3e-3,
-        multiplier_learning_rate=0.03, threshold=0.02,
+        multiplier_learning_rate=0.03, threshold=0.02, backup_samples=4, samples=4,
     )  # fmt: skip
     bear, metrics = trained(BEAR.create(LINE, config, KEY), data, 800)
     found = np.asarray(bear.act(data.observation)[0])
