@@ -27,9 +27,16 @@ def register() -> None:
         entry_point="offroad.envs.stack:make_single",
         vector_entry_point="offroad.envs.stack:make_vector",
     )
+    gym.register(
+        "offroad/Playlist-v0",
+        entry_point="offroad.envs.playlist:make",
+        vector_entry_point="offroad.envs.playlist:make_vec",
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
 """The time limit of each task of `offroad.envs.locomotion` in steps."""
 RING_DECISIONS = 600
 """The time limit of the ring roads in decisions: 300 s, Flow's horizon."""
+PLAYLIST_SONGS = 30
+"""A whole session of the playlist in songs."""
