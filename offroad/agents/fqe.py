@@ -70,9 +70,7 @@ class FQE(eqx.Module):
 
         def make(key: Key[Array, ""]) -> eqx.Module:
             if box is not None:
-                return Critic(
-                    spaces.observation, box, config.encoder, config.hidden, key, layer_norm=config.layer_norm
-                )
+                return Critic(spaces.observation, box, config.encoder, config.hidden, key, layer_norm=config.layer_norm)
             encoder_key, head_key = jax.random.split(key)
             encoder = config.encoder.build(spaces.observation, encoder_key)
             sizes = (encoder.size, *config.hidden, int(spaces.action.n))  # pyright: ignore[reportAttributeAccessIssue]
@@ -95,7 +93,9 @@ class FQE(eqx.Module):
         config, norm = self.config, self.observation_norm
         if config.normalise_observation:
             norm = norm.update(batch.observation)
-        next_values = self._values(self.target_critics, batch.next_observation, self._chosen(batch.next_observation, key))
+        next_values = self._values(
+            self.target_critics, batch.next_observation, self._chosen(batch.next_observation, key)
+        )
         target = self._clip(batch.reward + config.discount * ~batch.terminated * next_values)
 
         def loss(critics: PyTree[Array]) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -114,9 +114,7 @@ class FQE(eqx.Module):
         )
         return learner, {"loss": error / config.critics, "value": value}
 
-    def value(
-        self, observations: PyTree[Any], key: Key[Array, ""] | None = None
-    ) -> Float[Array, "critics batch"]:
+    def value(self, observations: PyTree[Any], key: Key[Array, ""] | None = None) -> Float[Array, "critics batch"]:
         """What the policy is worth from each observation on, by each critic. A sampled policy needs a key."""
         return self._clip(self._values(self.critics, observations, self._chosen(observations, key)))
 

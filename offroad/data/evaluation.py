@@ -155,7 +155,8 @@ def _padded_weights(
         )
     if (bad := np.flatnonzero(probabilities < 0)).size:
         raise OffroadError(
-            f"{bad.size} probabilities are negative, first {probabilities[bad[0]]:g} at row {bad[0]}; expected 0 or more"
+            f"{bad.size} probabilities are negative, first {probabilities[bad[0]]:g} at row {bad[0]}; expected "
+            "0 or more"
         )
     there = _padded(dataset, np.ones(len(dataset))) > 0
     weights = np.cumprod(np.where(there, _padded(dataset, probabilities / propensities), 1.0), 1)

@@ -180,7 +180,9 @@ class Sessions(NamedTuple):
         return float(self.left.mean())
 
 
-def play(policy: Any, sessions: int, key: PRNGKeyArray, *, sampled: bool = False, env: Playlist | None = None) -> Sessions:
+def play(
+    policy: Any, sessions: int, key: PRNGKeyArray, *, sampled: bool = False, env: Playlist | None = None
+) -> Sessions:
     """`sessions` whole sessions side by side, of a policy with `act(observation, key)`; `sampled` gives it a key."""
     arrays = _play(policy, sessions, key, sampled, env or Playlist())
     return Sessions(*(np.asarray(x) for x in arrays))

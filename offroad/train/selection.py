@@ -107,11 +107,11 @@ class Choice:
 
 
 def choose(names: Sequence[str], run: Callable[[str], float], episodes: int, exploration: float | int = 1.0) -> Choice:
-    """Finds the best policy with exactly `episodes` real ones: an upper-confidence-bound bandit (UCB1, Auer et al. 2002).
+    """Finds the best policy with exactly `episodes` real ones: a bandit by upper confidence bounds (UCB1).
 
-    How many episodes were used to choose belongs into every report of the result (Jackson et al. 2025, arXiv
-    2504.11453). **Arguments:** `run(name)` plays one episode and returns its return. `exploration` multiplies the bonus,
-    which is in units of the range of the returns seen so far. The policy with the highest mean is chosen.
+    How many episodes it took belongs into every report of the result, as unifloral asks (arXiv 2504.11453). UCB1 is of
+    Auer et al. 2002. **Arguments:** `run(name)` plays one episode and returns its return. `exploration` multiplies the
+    bonus, which is in units of the range of the returns seen so far. The policy with the highest mean is chosen.
     """
     if len(set(names)) != len(names) or not names:
         raise OffroadError(f"the policies are {list(names)}; expected at least one, each named once")
@@ -159,7 +159,8 @@ def _pair(estimated: Values, true: Values) -> tuple[np.ndarray, np.ndarray]:
     guess, truth = np.asarray(estimated, np.float64), np.asarray(true, np.float64)
     if guess.shape != truth.shape or guess.ndim != 1 or not guess.size:
         raise OffroadError(
-            f"estimated and true values have shapes {guess.shape} and {truth.shape}; expected one number for each policy"
+            f"estimated and true values have shapes {guess.shape} and {truth.shape}; expected one number "
+            "for each policy"
         )
     return guess, truth
 
