@@ -48,7 +48,7 @@ class Estimate:
         return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def behaviour_value(dataset: Dataset, discount: float | int = 1, confidence: float = 0.95) -> Estimate:
+def behaviour_value(dataset: Dataset, discount: float | int = 1, confidence: float | int = 0.95) -> Estimate:
     """The mean (discounted) return of the policy that was logged. Needs no propensities."""
     returns = dataset.returns(discount)[:, None]
     return _estimate(returns, np.ones_like(returns), float(len(returns)), confidence)
@@ -61,7 +61,7 @@ def importance_sampling(
     per_decision: bool = False,
     self_normalised: bool = False,
     discount: float | int = 1,
-    confidence: float = 0.95,
+    confidence: float | int = 0.95,
 ) -> Estimate:
     """The value of another policy from the log: logged returns, reweighted by how likely that policy makes them.
 
@@ -95,7 +95,7 @@ def doubly_robust(
     *,
     self_normalised: bool = False,
     discount: float | int = 1,
-    confidence: float = 0.95,
+    confidence: float | int = 0.95,
 ) -> Estimate:
     """A model's value, corrected by what was logged (Dudik et al. 2011; Jiang and Li 2016 for episodes).
 
@@ -197,7 +197,7 @@ def _estimate(
     numerators: Float[np.ndarray, "episodes parts"],
     denominators: Float[np.ndarray, "episodes parts"],
     effective: float,
-    confidence: float,
+    confidence: float | int,
 ) -> Estimate:
     """The sum over parts of (sum of numerators / sum of denominators), with its bootstrap interval."""
     if not 0 < confidence < 1:
@@ -208,9 +208,11 @@ def _estimate(
         found.append(_ratios(counts @ numerators, counts @ denominators))
     tail = 50 * (1 - confidence)
     low, high = np.percentile(np.concatenate(found), [tail, 100 - tail])
-    value = _ratios(numerators.sum(0), denominators.sum(0))
-    return Estimate(float(value), float(low), float(high), effective)
+    value = _ratios(numerators.sum(0, keepdims=True), denominators.sum(0, keepdims=True))
+    return Estimate(float(value[0]), float(low), float(high), effective)
 
 
-def _ratios(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _ratios(
+    above: Float[np.ndarray, "draws parts"], below: Float[np.ndarray, "draws parts"]
+) -> Float[np.ndarray, " draws"]:
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0).sum(-1)

@@ -35,7 +35,7 @@ def evaluate_policies(
     *,
     spaces: Spaces | None = None,
     seed: int = 0,
-    confidence: float = 0.95,
+    confidence: float | int = 0.95,
 ) -> dict[str, Estimate]:
     """Every policy's value from the data set's initial states on, by FQE; no environment is touched.
 
@@ -48,7 +48,7 @@ def evaluate_policies(
     return found
 
 
-def initial_value(learner: FQE, dataset: Dataset, confidence: float = 0.95, seed: int = 0) -> Estimate:
+def initial_value(learner: FQE, dataset: Dataset, confidence: float | int = 0.95, seed: int = 0) -> Estimate:
     """The mean value of the data set's initial states.
 
     The interval is normal and adds two variances: the disagreement of the critics, and the choice of initial states. It

@@ -113,13 +113,14 @@ def test_the_behaviour_judged_by_its_own_log_is_its_mean_return():
     assert plain.high - plain.value == pytest.approx(half, rel=0.2)
 
 
+@pytest.mark.filterwarnings("ignore:the weights of")
 def test_intervals_cover_as_often_as_they_say():
     rng, held = np.random.default_rng(0), 0
     for _ in range(60):
         data = episodes(rng.choice(3, (100, 2), p=BEHAVIOUR))
         found = importance_sampling(data, TARGET[data.actions], per_decision=True, self_normalised=True, discount=GAMMA)
         held += found.low <= TRUTH <= found.high
-    assert 51 <= held  # of 60; 57 expected, the bootstrap of skewed weights covers a little less
+    assert held >= 51  # of 60; 57 expected, the bootstrap of skewed weights covers a little less
 
 
 def test_episodes_of_different_lengths_count_with_the_weight_that_they_ended_with():
