@@ -144,13 +144,13 @@ class Popular(eqx.Module):
 
     explore: float = 0.1  # share of songs drawn uniformly from all
 
-    def probabilities(self, observation: Float[Array, "*batch seen"]) -> Float[Array, "*batch songs"]:
+    def probabilities(self, observation: Float[Any, "*batch seen"]) -> Float[Array, "*batch songs"]:
         recent = observation[..., 2 * GENRES : 3 * GENRES, None]
         logits = jnp.asarray([5.0, 2.5, 0.0]) - 4.0 * recent
         chosen = jax.nn.softmax(logits.reshape(*logits.shape[:-2], SONGS), axis=-1)
         return (1 - self.explore) * chosen + self.explore / SONGS
 
-    def act(self, observation: Float[Array, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
+    def act(self, observation: Float[Any, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
         """Songs; without a key always the most likely one."""
         logits = jnp.log(self.probabilities(observation))
         return (jnp.argmax(logits, -1) if key is None else jax.random.categorical(key, logits)), memory

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 import offroad
 from offroad import train
@@ -65,14 +65,14 @@ class Greedy(eqx.Module):
     encoder: Any
     head: Any
 
-    def act(self, observation: Float[Array, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
+    def act(self, observation: Float[Any, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
         return jnp.argmax(self.head(self.encoder(observation)), -1), memory
 
 
 class Uniform(eqx.Module):
     """Songs at random."""
 
-    def act(self, observation: Float[Array, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
+    def act(self, observation: Float[Any, "batch seen"], key: Any = None, memory: Any = ()) -> tuple[Any, Any]:
         return jax.random.randint(key, observation.shape[:1], 0, SONGS), memory
 
 
