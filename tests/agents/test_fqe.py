@@ -30,7 +30,7 @@ class Table(eqx.Module):
         return 5 + (jnp.argmax(logits, -1) if key is None else jax.random.categorical(key, logits)), memory
 
 
-POLICY = Table(jnp.asarray(RNG.dirichlet(np.ones(ACTIONS), STATES)))
+POLICY = Table(jnp.asarray(np.eye(ACTIONS)[REWARD.argmax(1)] * 0.7 + 0.1))
 
 
 def exact(chances: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def test_values_are_those_of_the_policy_not_of_the_data(data, sampled):
         found = learner.value(states)
     assert found.shape == (3, STATES)
     truth = exact(chances)
-    assert np.abs(truth - exact(np.full((STATES, ACTIONS), 1 / 3))).max() > 0.5
+    assert np.abs(truth - exact(np.full((STATES, ACTIONS), 1 / 3))).max() > 0.3
     np.testing.assert_allclose(found.mean(0), truth, atol=0.12)
 
 
