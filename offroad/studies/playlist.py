@@ -45,10 +45,10 @@ ONLINE = DQNConfig(
 )
 OFFLINE = DiscreteCQLConfig(learning_rate=1e-3, discount=0.97, polyak=0.01, batch=64, hidden=HIDDEN, weight=1.0)
 CLONING = BCConfig(batch=64, hidden=HIDDEN)
+# Values are carried back over 30 songs, each of which waits for the target to follow: hence a fast one.
 EVALUATION = FQEConfig(
     learning_rate=1e-3, discount=1, polyak=0.05, batch=64, hidden=HIDDEN, critics=4, value_range=(0, 30)
 )
-# Values are carried back over 30 songs, each of them waiting for the target: at polyak 0.01, 1,000 updates reached 7 of 20.
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)  # of conservatism, among which the selection has to choose; 0 is naive
 
 
