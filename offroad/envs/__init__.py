@@ -57,6 +57,11 @@ def register() -> None:
             max_episode_steps=KITCHEN_STEPS,
             kwargs={"tasks": tasks},
         )
+    gym.register(
+        "offroad/Playlist-v0",
+        entry_point="offroad.envs.playlist:make",
+        vector_entry_point="offroad.envs.playlist:make_vec",
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
@@ -67,3 +72,5 @@ MAZE_STEPS = 1000
 """The time limit of the mazes in steps."""
 KITCHEN_STEPS = 280
 """The time limit of the kitchen in steps of 80 ms: D4RL's."""
+PLAYLIST_SONGS = 30
+"""A whole session of the playlist in songs."""

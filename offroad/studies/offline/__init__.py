@@ -72,7 +72,9 @@ def verdict(r: Results) -> list[Claim]:
         value, low, high = (round(100 * x) for x in share[:3])
         return f"{value} [{low}, {high}] ({len(runs)} x {episodes} episodes)"
 
-    def bound(what: str, arm: str, domain: str, least: float | int | None = None, most: float | int | None = None) -> Claim:
+    def bound(
+        what: str, arm: str, domain: str, least: float | int | None = None, most: float | int | None = None
+    ) -> Claim:
         required = f"at least {least}" if least is not None else f"at most {most}"
 
         def measure() -> tuple[str, bool]:
