@@ -127,7 +127,7 @@ def test_the_camera_sees_the_whole_maze_and_the_goal(maze):
     assert np.allclose(model.site("goal").pos[:2], centre(np.array(maze.goal)))
     assert model.camera(0).name == "view"  # the one that frames are drawn through
     x, y, z = model.camera("view").pos
-    corners = centre(np.array([[0, 0], np.array(maze.walls.shape) - 1])) + [[-2, -2], [2, 2]]
+    corners = centre(np.array([(0, 0), maze.walls.shape]) - [[0, 0], [1, 1]]) + np.array([[-2, -2], [2, 2]])
     seen = (z - 2) * np.tan(np.radians(model.camera("view").fovy[0] / 2))  # at the top of the walls
     assert (np.abs(corners - [x, y]) < seen).all()
 
