@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
 from offroad.envs.maze.maps import MAZES, UNIT, Maze, cell_at, centre
-from offroad.envs.maze.maze import AntMaze, MazeEnv, PointMaze
+from offroad.envs.maze.maze import MazeEnv, PointMaze, make_vector
 from offroad.envs.maze.scene import GOAL_RADIUS
 from offroad.envs.maze.walker import WEIGHTS, Walker
 from offroad.errors import OffroadError, unknown
@@ -39,7 +39,7 @@ Cells = Int[ndarray, "_ 2"]  # any number of them
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a data set is made by; `name` is one of `NAMES`."""
+    """What a data set is made by."""
 
     body: str
     maze: Maze
@@ -70,14 +70,6 @@ NAMES = tuple(
 )
 
 
-class Driver(Protocol):
-    """Actions `[N, A]`, without noise, that bring bodies with these observations to these places."""
-
-    def __call__(
-        self, observations: Float[ndarray, "N obs"], waypoints: Float[ndarray, "N 2"]
-    ) -> Float[ndarray, "N A"]: ...
-
-
 def push(observations: Float[ndarray, "N obs"], waypoints: Float[ndarray, "N 2"]) -> Float[ndarray, "N 2"]:
     """The point's driver: straight ahead at full speed, or less to stop at the waypoint."""
     way = (waypoints - observations) / PointMaze.SHIFT
@@ -89,8 +81,7 @@ class Waypoints:
 
     def __init__(self, maze: Maze, worlds: int, random: np.random.Generator):
         self._maze, self._random = maze, random
-        self._cells, self._next = (np.zeros((worlds, 2), int) for _ in range(2))
-        self._points = np.zeros((worlds, 2))
+        self._cells, self._points = np.zeros((worlds, 2), int), np.zeros((worlds, 2))
 
     def restart(self, which: Bool[ndarray, "N"]) -> None:
         """These bodies have been put elsewhere."""
@@ -148,8 +139,8 @@ def make(
     if steps < 1:
         raise OffroadError(f"a data set of {steps} steps was asked for; expected at least 1")
     worlds = min(WORLDS, -(-steps // EPISODE))
-    kinds: dict[str, type[MazeEnv]] = {"ant": AntMaze, "point": PointMaze}
-    env = kinds[recipe.body](
+    env = make_vector(
+        recipe.body,
         worlds,
         maze=recipe.maze.name,
         max_episode_steps=EPISODE,
@@ -177,11 +168,12 @@ def _record(
 ) -> tuple[dict[str, ndarray], tuple[int, int]]:
     random = np.random.default_rng(seed)
     worlds, length = env.num_envs, -(-steps // env.num_envs)
-    drive: Driver = push if recipe.body == "point" else Walker()
+    drive = push if recipe.body == "point" else Walker()
     waypoints = Waypoints(recipe.maze, worlds, random)
-    (size,), (width,) = env.single_observation_space.shape, env.single_action_space.shape
-    observations = np.zeros((worlds, length + 1, size), np.float32)
-    actions = np.zeros((worlds, length, width), np.float32)
+    observations, actions = (
+        np.zeros((worlds, rows, space.shape[1]), np.float32)  # pyright: ignore[reportOptionalSubscript]
+        for rows, space in ((length + 1, env.observation_space), (length, env.action_space))
+    )
     goals = np.zeros((worlds, length, 2), np.float32)
     reached, cut = (np.zeros((worlds, length), bool) for _ in range(2))
     left: dict[tuple[int, int], Float[ndarray, "obs"]] = {}  # what the last action before a reset led to

@@ -50,11 +50,11 @@ class Walker:
         way = places - observations[:, :2]
         direction = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-9)
         features, turns = egocentric(observations[:, :15], observations[:, 15:], direction)
-        x = features.astype(np.float32)
-        for weight, bias in self._layers:
-            hidden = x @ weight + bias
-            x = np.maximum(hidden, 0.0)
-        return to_motors(EFFORT * np.tanh(hidden[:, :8]).astype(float), turns)
+        first, *others = self._layers
+        x = features.astype(np.float32) @ first[0] + first[1]
+        for weight, bias in others:
+            x = np.maximum(x, 0.0) @ weight + bias
+        return to_motors(EFFORT * np.tanh(x[:, :8]).astype(float), turns)  # the other half are standard deviations
 
 
 def egocentric(
