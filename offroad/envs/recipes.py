@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from offroad.envs.kitchen import recipes as kitchen
+from offroad.envs.made import Made
 from offroad.envs.maze import recipes as maze
 from offroad.errors import unknown
 
@@ -16,7 +17,7 @@ def make(
     *,
     num_threads: int | None = None,
     progress: Callable[[int], None] = lambda done: None,
-) -> maze.Made | kitchen.Made:
+) -> Made:
     """The data set `name` (one of `NAMES`) with `steps` rows; `progress` is told how many are done.
 
     Raises `OffroadError` for an unknown name, a useless number of steps, and for a kitchen without gymnasium-robotics.

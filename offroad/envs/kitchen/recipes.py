@@ -8,12 +8,9 @@ is cut off when the demonstrator has finished or after 280 steps, and its final 
 """
 
 import importlib.metadata
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import combinations, count
-from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -25,6 +22,7 @@ from offroad.envs import KITCHEN_STEPS
 from offroad.envs.kitchen.demonstrator import Demonstrator
 from offroad.envs.kitchen.kitchen import Kitchen
 from offroad.envs.kitchen.model import GOALS, OBJECTS, ROBOT, SETS, goal, satisfied
+from offroad.envs.made import Made
 from offroad.errors import OffroadError, unknown
 
 NAMES = tuple(f"kitchen-{tasks}" for tasks in SETS)
@@ -62,20 +60,6 @@ class Episode:
 
     def of(self, tasks: tuple[str, ...]) -> Bool[ndarray, "T tasks"]:
         return self.done[:, [list(GOALS).index(task) for task in tasks]]
-
-
-@dataclass(frozen=True)
-class Made:
-    """A data set as the arrays of `offroad.data.Dataset`, what it was made by, and one line on what it holds."""
-
-    columns: dict[str, ndarray]
-    provenance: dict[str, Any]
-    summary: str
-
-    def save(self, path: str | Path) -> None:
-        """Writes an `.npz` that `offroad.data.readers.load` reads; its entry `provenance` is JSON."""
-        about = np.array(json.dumps(self.provenance))
-        np.savez_compressed(path, allow_pickle=False, provenance=about, **self.columns)
 
 
 def make(

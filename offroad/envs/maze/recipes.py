@@ -12,12 +12,9 @@ Without either word, start and goal are evaluation's.
 
 import hashlib
 import importlib.metadata
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import mujoco
 import numpy as np
@@ -25,6 +22,7 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
+from offroad.envs.made import Made
 from offroad.envs.maze.maps import MAZES, UNIT, Maze, cell_at, centre
 from offroad.envs.maze.maze import MazeEnv, PointMaze, make_vector
 from offroad.envs.maze.scene import GOAL_RADIUS
@@ -98,31 +96,6 @@ class Waypoints:
         return np.where((cells == goal_cells).all(axis=1, keepdims=True), goals, self._points)
 
 
-@dataclass(frozen=True)
-class Made:
-    """A data set as the arrays of `offroad.data.Dataset`, what it was made by, and how the journeys ended."""
-
-    columns: dict[str, ndarray]
-    provenance: dict[str, Any]
-    journeys: int  # that arrived or ran out of time
-    arrivals: int
-
-    @property
-    def at_goal(self) -> int:
-        """Rows within 0.5 m of the evaluation goal."""
-        return int(self.columns["terminated"].sum())
-
-    @property
-    def summary(self) -> str:
-        """A line for whoever asked for the data."""
-        return f"{self.arrivals} of {self.journeys} journeys arrived; {self.at_goal} rows at the evaluation goal"
-
-    def save(self, path: str | Path) -> None:
-        """Writes an `.npz` that `offroad.data.readers.load` reads; its entry `provenance` is JSON."""
-        about = np.array(json.dumps(self.provenance))
-        np.savez(path, allow_pickle=False, provenance=about, **self.columns)
-
-
 def make(
     name: str,
     steps: int,
@@ -147,7 +120,7 @@ def make(
         autoreset_mode=AutoresetMode.DISABLED,
         num_threads=num_threads,
     )
-    columns, counts = _record(env, recipe, steps, seed, progress)
+    columns, (journeys, arrivals) = _record(env, recipe, steps, seed, progress)
     env.close()
     provenance = {
         "recipe": name,
@@ -160,7 +133,12 @@ def make(
         "mujoco": mujoco.__version__,
         "numpy": np.__version__,
     }
-    return Made(columns, provenance, *counts)
+    # Journeys that arrived or ran out of time; rows within 0.5 m of the evaluation goal.
+    provenance |= {"journeys": journeys, "arrivals": arrivals}
+    at_goal = int(columns["terminated"].sum())
+    return Made(
+        columns, provenance, f"{arrivals} of {journeys} journeys arrived; {at_goal} rows at the evaluation goal"
+    )
 
 
 def _record(
