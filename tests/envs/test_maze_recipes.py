@@ -83,7 +83,7 @@ def test_rewards_and_ends_are_those_of_the_evaluation_goal(point):
     assert (c["terminated"] == near).all()
     assert (c["rewards"] == near).all()
     assert not (c["terminated"] & c["truncated"]).any()
-    assert 0 < point.at_goal == near.sum()
+    assert 0 < point.columns["terminated"].sum() == near.sum()
 
 
 def test_journeys_are_cut_off_where_they_arrive(point):
@@ -91,9 +91,9 @@ def test_journeys_are_cut_off_where_they_arrive(point):
     ends = np.flatnonzero(c["terminated"] | c["truncated"])
     finals, goals = c["final_observations"], c["info/goal"][ends]
     arrived = np.linalg.norm(finals - goals, axis=1) <= 0.5
-    assert point.arrivals == point.journeys == arrived.sum()  # the point always arrives
+    assert point.provenance["arrivals"] == point.provenance["journeys"] == arrived.sum()  # the point always arrives
     before = np.linalg.norm(c["observations"] - c["info/goal"], axis=1) <= 0.5
-    assert before.sum() <= 0.05 * point.journeys  # but for those that start there
+    assert before.sum() <= 0.05 * point.provenance["journeys"]  # but for those that start there
 
 
 def test_actions_are_noisy_and_within_bounds(made):
