@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import numpy as np
 from gymnasium.vector import AutoresetMode
@@ -28,7 +29,7 @@ class Task:
 
     def __init__(self) -> None:
         self.env = Stack(WORLDS, blocks=1, autoreset_mode=AutoresetMode.DISABLED)
-        self.encode = jax.jit(Slots(scales=SCALES).build(self.env.single_observation_space, jax.random.key(0)))
+        self.encode = eqx.filter_jit(Slots(scales=SCALES).build(self.env.single_observation_space, jax.random.key(0)))
         self.scale = ActionScale(self.env.single_action_space)  # pyright: ignore[reportArgumentType]
 
     def demonstrations(self, episodes: int, seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:

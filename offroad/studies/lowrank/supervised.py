@@ -211,9 +211,9 @@ def log(system: str, rows: int, seed: int) -> tuple[Float[np.ndarray, "rows in"]
     for _ in range(rows):
         noise = 0.9 * noise + 0.4 * random.normal(size=low.shape)
         action = ((low + high) / 2 + (high - low) / 2 * np.clip(noise, -1, 1)).astype(np.float32)[None]
-        following, _, ended, *_ = env.step(action)
+        following, _, terminated, truncated, _ = env.step(action)
         inputs.append(np.concatenate([observation[0], action[0]]))
         changes.append(following[0] - observation[0])
-        observation = env.reset()[0] if ended.any() else following
+        observation = env.reset()[0] if (terminated | truncated).any() else following
     env.close()
     return np.array(inputs, np.float32), np.array(changes, np.float32)
