@@ -7,13 +7,14 @@ products of low rank (Huh et al. 2023, arXiv 2103.10427; Arora et al. 2019, arXi
     ...                                                          # train it as any other agent
     agent = collapse(agent)                                      # the same classes and shapes as before
 
-`expand` puts a `Product` where a layer holds its weight and leaves all else alone, so that every network of this library
-works as it is. The factors are multiplied where the weight is used, once per compiled call: what that costs does not
-depend on the batch. Code that asks for a true array takes `collapse(network)` in its loss, which has the same gradient.
+`expand` puts a `Product` where a layer holds its weight and leaves all else alone, so that the networks of this library
+work as they are. The factors are multiplied where the weight is used, before it meets the batch: what that costs does
+not depend on the batch. Code that needs a true array takes `collapse(network)` in its loss; the gradient is the same.
 """
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import equinox as eqx
@@ -89,8 +90,8 @@ def _multiply(x: Array, y: Array) -> Array:
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-# What each layer multiplies with: the name of the weight, its groups of outputs (gates of a recurrent cell are apart) and
-# its number of axes, beyond which arrays are stacked.
+# What each layer multiplies with: the name of the weight, its groups of outputs (gates of a recurrent cell are apart)
+# and its number of axes, beyond which arrays are stacked.
 Weights = list[tuple[str, int, int]]
 _WEIGHTS: dict[type, Callable[[Any], Weights]] = {
     eqx.nn.Linear: lambda layer: [("weight", 1, 2)],
@@ -126,8 +127,8 @@ def expand(
     network becomes the same product, and optimisers start on the factors. Layers are Equinox's: `Linear` (so also
     attention), `Conv`, `ConvTranspose`, `GRUCell` and `LSTMCell`. Biases stay as they are.
 
-    Factors are normal with variance 1 / fan-in, but for one, whose scale gives the product the mean square of the weight
-    that it replaces: outputs begin with the same variance, and spectra are already skewed.
+    Factors are normal with variance 1 / fan-in, but for one, whose scale gives the product the mean square of the
+    weight that it replaces: outputs begin with the same variance, and spectra are already skewed.
 
     **Arguments:** `where`: which layers, by their path, such as `.policy.head.layers[0]`. In agents it is wise to leave
     critics alone (`lambda path: "critic" not in path`): bootstrapping lowers their rank by itself (Kumar et al. 2021,
@@ -137,7 +138,9 @@ def expand(
     Raises `OffroadError` if `depth` or `width` is too small, and where there is nothing to expand.
     """
     if depth < 2 or width <= 0:
-        raise OffroadError(f"expand got depth {depth} and width {width}; expected 2 factors or more and a width above 0")
+        raise OffroadError(
+            f"expand got depth {depth} and width {width}; expected at least 2 factors and a width above 0"
+        )
     drawn: dict[tuple[Any, bytes], Product] = {}
 
     def draw(path: str, weight: Any, groups: int, axes: int) -> Any:
@@ -150,7 +153,9 @@ def expand(
 
     _map_weights(draw, model)
     if not drawn:
-        raise OffroadError("expand found no layer; expected Equinox layers (Linear, Conv, ...) at paths that `where` takes")
+        raise OffroadError(
+            "expand found no layer; expected Equinox layers (Linear, Conv, ...) at paths that where takes"
+        )
     # By value and not by path, so that target networks remain copies.
     expanded = _map_weights(lambda path, weight, groups, axes: drawn.get(_identity(weight), weight), model)
     return _with_optimisers(model, expanded)
@@ -219,7 +224,7 @@ def _draw(
     rows, columns = kernel[0] // groups, math.prod(kernel[1:])
     inner = max(1, round(width * rows))
     sizes = [columns] + [inner] * (depth - 1) + [rows]
-    shapes = [(*stack, groups, o, i) for i, o in zip(sizes[:-1], sizes[1:])]
+    shapes = [(*stack, groups, o, i) for i, o in pairwise(sizes)]
     factors = [
         jax.random.normal(k, s, weight.dtype) / math.sqrt(s[-1]) for k, s in zip(jax.random.split(key, depth), shapes)
     ]

@@ -40,7 +40,7 @@ def stable_rank(singular: Float[Any, "*batch n"]) -> Float[np.ndarray, "*batch"]
 
 
 def srank(singular: Float[Any, "*batch n"], delta: float = 0.01) -> Float[np.ndarray, "*batch"]:
-    """How many of the largest singular values make up 1 - `delta` of their sum (Kumar et al. 2021, arXiv 2010.14498)."""
+    """How many of the largest singular values make up 1 - `delta` of the sum (Kumar et al. 2021, arXiv 2010.14498)."""
     largest_first = -np.sort(-np.asarray(singular, float), axis=-1)
     share = np.cumsum(largest_first, axis=-1) / largest_first.sum(-1, keepdims=True)
     # Rounding must not make the last value, whose share is 1, fall short.

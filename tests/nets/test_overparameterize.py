@@ -197,7 +197,9 @@ def test_an_expanded_agent_learns_and_collapses(kind, config):
 
 
 def test_targets_become_the_same_product():
-    agent = expand(TD3BC.create(SPACES, TD3BCConfig(hidden=(16,)), KEY), 2, key=KEY, where=lambda p: p.startswith(".policy"))
+    agent = expand(
+        TD3BC.create(SPACES, TD3BCConfig(hidden=(16,)), KEY), 2, key=KEY, where=lambda p: p.startswith(".policy")
+    )
     first, target = agent.policy.head.layers[0].weight, agent.target_policy.head.layers[0].weight
     assert isinstance(target, Product)
     np.testing.assert_array_equal(first.value(), target.value())

@@ -29,7 +29,19 @@ from offroad.studies.lowrank.linear import (
     tuned,
 )
 from offroad.studies.lowrank.supervised import ARMS, compare, cross_entropy, images, log, squared_error
-from offroad.studies.study import Budget, Claim, Context, Figure, Metrics, NotRun, Published, Results, Study, at_least, at_most
+from offroad.studies.study import (
+    Budget,
+    Claim,
+    Context,
+    Figure,
+    Metrics,
+    NotRun,
+    Published,
+    Results,
+    Study,
+    at_least,
+    at_most,
+)
 
 HUH = "Huh et al. 2023, arXiv 2103.10427, read off a figure of its project page (about +- 0.02)"
 ACTIVATIONS = ("linear", "relu", "tanh")
@@ -281,7 +293,8 @@ def verdict(r: Results) -> list[Claim]:
         r.claim("... and four do", "15 % less", lambda: at_least(gain(4, "normal x 0.1", 4), 0.15)),
         r.claim("Target of full rank, where no bias should help, usual initialisation: no gain from four factors",
                 "less than 5 %", lambda: at_most(gain(4, "normal", 32), 0.05)),
-        r.claim("The best product beats the minimum norm (test error)", "less", lambda: against_closed_form("minimum norm")),
+        r.claim("The best product beats the minimum norm (test error)", "less",
+                lambda: against_closed_form("minimum norm")),
         r.claim("... and the tuned nuclear norm", "less", lambda: against_closed_form("nuclear norm")),
         *(helps("Digits", "digits", f"{n} images", "accuracy", 1) for n in images_),
         *(helps("MNIST", "mnist", f"{n} images", "accuracy", 1) for n in images_),
@@ -346,7 +359,7 @@ STUDY = Study(
     name="lowrank",
     title="Products of matrices prefer low rank",
     claim=(
-        "Deep networks, even linear ones, prefer functions of low effective rank, with any initialisation and optimiser. "
+        "Deep networks, even linear ones, prefer functions of low effective rank, with any optimiser. "
         "So layers made of several factors while training, and collapsed afterwards, should generalise better."
     ),
     source="Huh et al. 2023, TMLR, arXiv 2103.10427",

@@ -25,7 +25,7 @@ def squashed_error(out: Any, action: Any) -> Any:
 
 
 class Task:
-    """Picking one block up and putting it in its place: observations as the padded MLP of the stacking study sees them."""
+    """One block to its place: observations as the padded MLP of the stacking study sees them."""
 
     def __init__(self) -> None:
         self.env = Stack(WORLDS, blocks=1, autoreset_mode=AutoresetMode.DISABLED)

