@@ -23,7 +23,7 @@ from offroad.nets.normalise import ObservationNorm
 from offroad.nets.overparameterize import as_matrices, collapse, is_optimiser_state, weights_of
 
 
-def effective_rank(singular: Float[Any, "*batch n"]) -> Float[np.ndarray, "*batch"]:
+def effective_rank(singular: Float[Any, "*batch n"]) -> Float[Any, "*batch"]:
     """The entropy in nats of the singular values over their sum (Roy and Vetterli 2007): the logarithm of a number of
     directions. 0 for rank one, ln n where all are equal, NaN for the zero matrix."""
     singular = np.asarray(singular, float)
@@ -32,14 +32,14 @@ def effective_rank(singular: Float[Any, "*batch n"]) -> Float[np.ndarray, "*batc
     return -np.sum(p * np.log(np.where(p == 0, 1.0, p)), axis=-1)
 
 
-def stable_rank(singular: Float[Any, "*batch n"]) -> Float[np.ndarray, "*batch"]:
+def stable_rank(singular: Float[Any, "*batch n"]) -> Float[Any, "*batch"]:
     """The squared Frobenius norm over the squared spectral norm: 1 for rank one, n where all are equal."""
     squared = np.square(np.asarray(singular, float))
     with np.errstate(invalid="ignore"):
         return squared.sum(-1) / squared.max(-1)
 
 
-def srank(singular: Float[Any, "*batch n"], delta: float = 0.01) -> Float[np.ndarray, "*batch"]:
+def srank(singular: Float[Any, "*batch n"], delta: float = 0.01) -> Float[Any, "*batch"]:
     """How many of the largest singular values make up 1 - `delta` of the sum (Kumar et al. 2021, arXiv 2010.14498)."""
     largest_first = -np.sort(-np.asarray(singular, float), axis=-1)
     share = np.cumsum(largest_first, axis=-1) / largest_first.sum(-1, keepdims=True)
@@ -56,7 +56,7 @@ def singular_values(matrices: Float[Any, "*batch rows columns"]) -> Float[np.nda
     return np.sqrt(np.maximum(np.linalg.eigvalsh(gram), 0.0))
 
 
-def gram_rank(features: Float[Any, "*batch n size"]) -> Float[np.ndarray, "*batch"]:
+def gram_rank(features: Float[Any, "*batch n size"]) -> Float[Any, "*batch"]:
     """The effective rank of the Gram matrix of features that are scaled to length 1 (Huh et al. 2023)."""
     features = np.asarray(features, float)
     length = np.linalg.norm(features, axis=-1, keepdims=True)

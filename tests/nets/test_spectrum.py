@@ -19,13 +19,13 @@ BOX = gym.spaces.Box(-1, 1, (6,))
 
 def test_exact_ranks():
     assert effective_rank(np.ones(8)) == pytest.approx(np.log(8))
-    assert effective_rank([5.0, 0.0, 0.0]) == 0
-    assert effective_rank([3.0, 1.0]) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
+    assert effective_rank(np.array([5.0, 0.0, 0.0])) == 0
+    assert effective_rank(np.array([3.0, 1.0])) == pytest.approx(-0.75 * np.log(0.75) - 0.25 * np.log(0.25))
     assert stable_rank(np.ones(8)) == pytest.approx(8)
-    assert stable_rank([2.0, 1.0]) == pytest.approx(1.25)
+    assert stable_rank(np.array([2.0, 1.0])) == pytest.approx(1.25)
     assert srank(np.ones(8)) == 8
-    assert srank([90.0, 9.5, 0.5]) == 2  # the two make up 99.5 %
-    assert srank([0.5, 9.5, 90.0], delta=0.2) == 1
+    assert srank(np.array([90.0, 9.5, 0.5])) == 2  # the two make up 99.5 %
+    assert srank(np.array([0.5, 9.5, 90.0]), delta=0.2) == 1
     assert np.isnan(effective_rank(np.zeros(3)))
 
 
