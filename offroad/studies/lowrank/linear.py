@@ -15,6 +15,8 @@ from offroad.nets.mlp import ACTIVATIONS
 from offroad.nets.overparameterize import Product
 from offroad.nets.spectrum import effective_rank, gram_rank, singular_values
 
+NETWORKS = ("linear", "relu", "tanh")  # by their activation
+OPTIMISERS = ("momentum", "Adam", "L-BFGS", "diagonal CMA-ES", "random search")
 INITIALISATIONS = ("normal", "uniform", "orthogonal", "normal x 0.1")
 Factors = tuple[Float[Array, "runs n n"], ...]
 
