@@ -182,7 +182,7 @@ def test_an_expanded_agent_learns_and_collapses(kind, config):
     spaces = Spaces(SPACES.observation, gym.spaces.Discrete(3), 4) if kind is DQN else SPACES
     plain = kind.create(spaces, config, KEY)
     agent = expand(plain, 3, key=KEY, where=lambda path: "critic" not in path)
-    data = batch(32, discrete=kind is DQN)
+    data = jax.tree.map(jnp.asarray, batch(32, discrete=kind is DQN))
     update = jax.jit(lambda agent, key: agent.update(data, key))
     learnt, metrics = agent, {}
     for i in range(3):
@@ -208,7 +208,7 @@ def test_targets_become_the_same_product():
 
 def test_collapsing_resets_the_moments_of_factors_only():
     agent = expand(SAC.create(SPACES, SACConfig(hidden=(16,)), KEY), 2, key=KEY, where=lambda p: ".actor" in p)
-    agent = agent.update(batch(8), KEY)[0]
+    agent = agent.update(jax.tree.map(jnp.asarray, batch(8)), KEY)[0]
     before, after = agent.optimiser_states, collapse(agent).optimiser_states
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(after[0]))
     for a, b in zip(jax.tree.leaves(before[1:]), jax.tree.leaves(after[1:]), strict=True):

@@ -3,6 +3,7 @@
 import importlib.util
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,7 +82,7 @@ def test_runs_are_apart_and_predictions_are_the_networks():
         for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(start)):
             np.testing.assert_allclose(a, b, atol=1e-6)
         out = predict(nets, x)
-        one = supervised.forward(jax.tree.map(lambda leaf: leaf[0, 1], nets), x[1])
+        one = supervised.forward(jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 1]), nets), jnp.asarray(x[1]))
         np.testing.assert_allclose(out[0, 1], one, atol=1e-5)
         assert np.square(out[0] - y).mean() < np.square(out[1] - y).mean()
 

@@ -19,6 +19,7 @@ NETWORKS = ("linear", "relu", "tanh")  # by their activation
 OPTIMISERS = ("momentum", "Adam", "L-BFGS", "diagonal CMA-ES", "random search")
 INITIALISATIONS = ("normal", "uniform", "orthogonal", "normal x 0.1")
 Factors = tuple[Float[Array, "runs n n"], ...]
+Rows = Float[Any, "runs rows n"]  # inputs or targets, NumPy's or JAX's
 
 
 def factors(kind: str, runs: int, size: int, depth: int, key: Any) -> Factors:
@@ -74,12 +75,12 @@ def rank_of(w: Any) -> np.ndarray:
     return effective_rank(singular_values(w))
 
 
-def loss_of(chain: Factors, x: Array, y: Array) -> Float[Array, " runs"]:
+def loss_of(chain: Factors, x: Rows, y: Rows) -> Float[Array, " runs"]:
     return jnp.mean(jnp.square(x @ product(chain) - y), axis=(1, 2))
 
 
 @partial(jax.jit, static_argnames=("kind", "steps"))
-def descend(chain: Factors, x: Array, y: Array, kind: str, rate: Any, steps: int) -> Factors:
+def descend(chain: Factors, x: Rows, y: Rows, kind: str, rate: Any, steps: int) -> Factors:
     """Gradient descent on all rows: `adam`, or `momentum` (0.9, with gradients clipped to length 1 in each run)."""
     adam = kind == "adam"
     optimiser = optax.scale_by_adam() if adam else optax.trace(0.9)
@@ -96,7 +97,7 @@ def descend(chain: Factors, x: Array, y: Array, kind: str, rate: Any, steps: int
     return jax.lax.scan(step, (chain, optimiser.init(chain)), length=steps)[0][0]
 
 
-def quasi_newton(chain: Factors, x: Array, y: Array, steps: int) -> Factors:
+def quasi_newton(chain: Factors, x: Rows, y: Rows, steps: int) -> Factors:
     """L-BFGS of SciPy, one run after another."""
     runs, size, _ = chain[0].shape
     value_and_gradient = jax.jit(jax.value_and_grad(lambda c, x, y: jnp.sum(loss_of(c, x, y))))
@@ -116,7 +117,7 @@ def quasi_newton(chain: Factors, x: Array, y: Array, steps: int) -> Factors:
 
 
 @partial(jax.jit, static_argnames=("steps",))
-def random_search(chain: Factors, x: Array, y: Array, key: Any, steps: int) -> Factors:
+def random_search(chain: Factors, x: Rows, y: Rows, key: Any, steps: int) -> Factors:
     """Keeps a random step if it lowers the loss; steps grow after a success and shrink so as to balance one in five."""
 
     def step(carry: Any, key: Any) -> Any:
@@ -133,7 +134,7 @@ def random_search(chain: Factors, x: Array, y: Array, key: Any, steps: int) -> F
 
 
 @partial(jax.jit, static_argnames=("steps",))
-def evolution(chain: Factors, x: Array, y: Array, key: Any, steps: int) -> Factors:
+def evolution(chain: Factors, x: Rows, y: Rows, key: Any, steps: int) -> Factors:
     """CMA-ES with a diagonal covariance (Ros and Hansen 2008), which hundreds of factors' entries need; its constants.
 
     The mean at the end is what is returned.

@@ -84,13 +84,13 @@ def networks(arm: Arm, sizes: Sequence[int], seeds: Sequence[int]) -> MLP:
 
 @partial(jax.jit, static_argnames=("loss", "steps", "batch"))
 def train(
-    nets: MLP, x: Array, y: Array, run: Array, rate: Array, decay: Array, dropout: Array | None, rows: Array,
+    nets: MLP, x: Any, y: Any, run: Any, rate: Any, decay: Any, dropout: Any, rows: Any,
     loss: Loss, steps: int, batch: int,
 ) -> MLP:  # fmt: skip
     """Adam on minibatches of the first `rows` of `x[run]`, `y[run]`. The last network of each run, collapsed."""
     adam = optax.scale_by_adam()
 
-    def one(net: MLP, run: Array, rate: Array, decay: Array, dropout: Array | None) -> MLP:
+    def one(net: MLP, run: Any, rate: Any, decay: Any, dropout: Any) -> MLP:
         def step(carry: Any, key: Any) -> Any:
             net, state = carry
             rows_key, dropout_key = jax.random.split(key)
@@ -107,7 +107,7 @@ def train(
     return collapse(jax.lax.map(lambda args: one(*args), (nets, run, rate, decay, dropout)))
 
 
-def forward(net: MLP, x: Array, key: Any = None, dropout: Array | None = None) -> Array:
+def forward(net: MLP, x: Any, key: Any = None, dropout: Array | None = None) -> Array:
     for i, layer in enumerate(net.layers):
         x = linear(layer, x)
         if i < len(net.layers) - 1:
