@@ -10,6 +10,7 @@ from jax.export import symbolic_shape
 
 from offroad.agents import Agent
 from offroad.errors import OffroadError
+from offroad.nets.overparameterize import collapse
 from offroad.train.collect import clip_to
 
 WHOLE = 2**31 - 1  # the end of a slice that keeps all of an axis of symbolic size
@@ -65,7 +66,8 @@ class Graph:
 
 
 def trace(agent: Agent) -> Graph:
-    """The graph of `agent`'s deterministic policy."""
+    """The graph of `agent`'s deterministic policy; layers that are products are collapsed."""
+    agent = collapse(agent)
     (batch,) = symbolic_shape("batch")
 
     def policy(observation: Any, memory: Any) -> Any:

@@ -30,7 +30,8 @@ def by_matrix_product(layer: eqx.nn.Conv2d, x: Float[Array, "n height width in"]
 
 def by_xla(layer: eqx.nn.Conv2d, x: Float[Array, "n height width in"]) -> Float[Array, "n rows columns out"]:
     """The same by XLA's convolution."""
-    y = jax.lax.conv_general_dilated(x, layer.weight, layer.stride, "VALID", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+    weight = jnp.asarray(layer.weight)  # which may be a product of several
+    y = jax.lax.conv_general_dilated(x, weight, layer.stride, "VALID", dimension_numbers=("NHWC", "OIHW", "NHWC"))
     return _add_bias(layer, y)
 
 
