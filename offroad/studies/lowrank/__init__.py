@@ -161,9 +161,9 @@ def classify(name: str, seeds: list[int], budget: LowRankBudget, context: Contex
         rows = n * 4 // 5
         some = np.stack([order[: max(budget.images)] for order in orders])
         held = np.stack([order[rows:n] for order in orders])
-        pairs = [(x[chosen], label[chosen]) for chosen in (some, held, last)]
+        shown, kept, tested = ((x[chosen], label[chosen]) for chosen in (some, held, last))
         sizes = (x.shape[1], 64, 64, 10)
-        outcome = compare(sizes, seeds, rows, *pairs, cross_entropy, wrong, budget.training_steps)
+        outcome = compare(sizes, seeds, rows, shown, kept, tested, cross_entropy, wrong, budget.training_steps)
         for arm, (error, nets) in outcome.items():
             found[f"{arm}, {n} images: accuracy"] = (1 - error).tolist()
             middle = singular_values(nets.layers[1].weight[0])
@@ -199,9 +199,10 @@ def regress(system: str, seeds: list[int], budget: LowRankBudget, context: Conte
             inputs.append(_standard(x, x[:rows]))
             targets.append(_standard(change, change[:rows]))
         x, y = np.stack(inputs), np.stack(targets)
-        pairs = [(x[:, part], y[:, part]) for part in (slice(most), slice(rows, n), slice(most, None))]
+        parts = (slice(most), slice(rows, n), slice(most, None))
+        shown, kept, tested = ((x[:, part], y[:, part]) for part in parts)
         sizes = (x.shape[-1], 64, 64, y.shape[-1])
-        outcome = compare(sizes, context.seeds, rows, *pairs, squared_error, error, budget.training_steps)
+        outcome = compare(sizes, context.seeds, rows, shown, kept, tested, squared_error, error, budget.training_steps)
         for arm, (found_error, _) in outcome.items():
             found[f"{arm}, {n} rows: error"] = found_error.tolist()
         found[f"linear, {n} rows: error"] = error(linear_model(x[:, :n], y[:, :n], x[:, most:]), y[:, most:]).tolist()

@@ -61,7 +61,7 @@ def _timed(apply: Callable[[Any, Any], Any], net: MLP, x: Any, y: Any) -> Callab
     def step(net: MLP, state: Any) -> Any:
         gradient = jax.grad(lambda n: jnp.mean(jnp.square(apply(n, x) - y)))(net)
         change, state = adam.update(gradient, state)
-        return optax.apply_updates(net, change), state
+        return optax.apply_updates(net, change), state  # pyright: ignore[reportArgumentType]
 
     state = adam.init(net)
 
