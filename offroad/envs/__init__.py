@@ -27,6 +27,13 @@ def register() -> None:
         entry_point="offroad.envs.stack:make_single",
         vector_entry_point="offroad.envs.stack:make_vector",
     )
+    for model in ("Full", "Simple"):
+        gym.register(
+            f"offroad/Hamr{model}-v0",
+            entry_point="offroad.envs.hamr:make_single",
+            vector_entry_point="offroad.envs.hamr:make_vector",
+            kwargs={"model": model.lower()},
+        )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
