@@ -46,7 +46,7 @@ def check_constant(log: Log) -> None:
         )
     if len(still):
         raise OffroadError(
-            f"input {still[0]} of the log is constant at {log.u[0, still[0]]:g}, so nothing can be learnt about it; excite "
+            f"input {still[0]} of the log is constant at {log.u[0, still[0]] + 0.0:g}, so nothing can be learnt about it; excite "
             "it, or leave its column out"
         )
 

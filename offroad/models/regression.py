@@ -35,7 +35,7 @@ def minimise(
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     parameters, fixed = eqx.partition(members, eqx.is_inexact_array)
 
-    def step(carry: Any, keys: PRNGKeyArray) -> tuple[Any, None]:
+    def step(carry: Any, keys: Any) -> tuple[Any, None]:
         def one(weights: Any, state: Any, key: PRNGKeyArray) -> Any:
             chosen = jax.random.randint(key, (batch,), 0, rows)
             part = jax.tree.map(lambda x: x[chosen], data)

@@ -24,6 +24,7 @@ from offroad.nets.ensemble import apply_ensemble, ensemble
 from offroad.nets.mlp import MLP
 
 FORMAT = 1
+Numbers = Array | np.ndarray
 FORMS = ("action", "delta", "dynamics")
 
 
@@ -84,13 +85,13 @@ class ResidualModel(eqx.Module):
     notes: tuple[str, ...] = eqx.field(static=True)
 
     def __call__(
-        self, q: Float[Array, "*batch n"], qd: Float[Array, "*batch n"], u: Float[Array, "*batch m"]
+        self, q: Float[Numbers, "*batch n"], qd: Float[Numbers, "*batch n"], u: Float[Numbers, "*batch m"]
     ) -> tuple[Float[Array, "*batch c"], Float[Array, "*batch n"]]:
-        x = self.features(q, qd, u)
-        return self.spread(self.local(x), q, u)
+        q, qd, u = (jnp.asarray(x, jnp.float32) for x in (q, qd, u))
+        return self.spread(self.local(self.features(q, qd, u)), q, u)
 
     def features(
-        self, q: Float[Array, "*batch n"], qd: Float[Array, "*batch n"], u: Float[Array, "*batch m"]
+        self, q: Float[Numbers, "*batch n"], qd: Float[Numbers, "*batch n"], u: Float[Numbers, "*batch m"]
     ) -> Float[Array, "*batch limbs in"]:
         """What each limb sees of itself, mirrored and standardised."""
         return (gather(self.limbs, q, qd, u) - self.mean) / self.scale
@@ -119,7 +120,7 @@ class ResidualModel(eqx.Module):
         return jnp.exp(-9.2 * jnp.maximum(distance / self.radius - 1.0, 0.0) ** 2)
 
     def trust(
-        self, q: Float[Array, "*batch n"], qd: Float[Array, "*batch n"], u: Float[Array, "*batch m"]
+        self, q: Float[Numbers, "*batch n"], qd: Float[Numbers, "*batch n"], u: Float[Numbers, "*batch m"]
     ) -> Float[Array, "*batch"]:
         """How far the state and the input lie within the log, in [0, 1]: the smallest gate of all limbs."""
         return self.gate(self.features(q, qd, u)).min(-1)
@@ -203,9 +204,10 @@ def networks(size: int, hidden: Sequence[int], out: int, members: int, key: PRNG
 
 
 def gather(
-    limbs: tuple[Limb, ...], q: Float[Array, "*batch n"], qd: Float[Array, "*batch n"], u: Float[Array, "*batch m"]
+    limbs: tuple[Limb, ...], q: Float[Numbers, "*batch n"], qd: Float[Numbers, "*batch n"], u: Float[Numbers, "*batch m"]
 ) -> Float[Array, "*batch limbs in"]:
     """The positions, velocities and inputs of each limb, mirrored."""
+    q, qd, u = (jnp.asarray(x, jnp.float32) for x in (q, qd, u))
     joints = jnp.array([limb.joints for limb in limbs])
     inputs = jnp.array([limb.inputs for limb in limbs], int)
     signs = jnp.array([limb.joint_signs for limb in limbs])

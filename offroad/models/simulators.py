@@ -72,8 +72,9 @@ class Simulator(abc.ABC):
 
     def linearise(
         self, q: Float[ndarray, "N n"], qd: Float[ndarray, "N n"], u: Float[ndarray, "N c"], f: Float[ndarray, "N n"]
-    ) -> tuple[Float[ndarray, "N 2n"], Float[ndarray, "N 2n 2n"], Float[ndarray, "N 2n c"], Float[ndarray, "N 2n n"]]:
-        """The next state and its derivatives by state, controls and forces, by forward differences."""
+    ) -> tuple[Float[ndarray, "N s"], Float[ndarray, "N s s"], Float[ndarray, "N s c"], Float[ndarray, "N s n"]]:
+        """The next state (s = 2 n numbers: positions, then velocities) and its derivatives by state, controls and forces,
+        by forward differences."""
         sizes = [1e-6 * np.maximum(np.abs(x).max(0, initial=0.0), 1e-3) for x in (q, qd, u, f)]
         sizes[3] = np.full(q.shape[1], max(1e-6 * float(np.abs(f).max(initial=0.0)), 1e-9))
         parts, here = [q, qd, u, f], np.concatenate(self.step(q, qd, u, f), -1)
