@@ -14,6 +14,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from offroad.errors import OffroadError, unknown
+from offroad.fit_command import FitResidual
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -383,6 +384,7 @@ COMMANDS: dict[str, type] = {
     "export": Export,
     "demo": Demo,
     "data inspect": DataInspect,
+    "fit residual": FitResidual,
 }
 
 

@@ -1,7 +1,6 @@
 """`offroad fit residual`: a simple simulator and a log in; a corrected simulator and an honest comparison out."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +9,22 @@ import mujoco
 import numpy as np
 
 from offroad.errors import OffroadError
-from offroad.models import Limb, MujocoSimulator, Simulator, read_log, simulator
+from offroad.models import FitConfig, Limb, MujocoSimulator, Simulator, load, read_log, simulator
 from offroad.models.comparison import Comparison, compare
 from offroad.models.logs import Log
 from offroad.report import plots
-from offroad.studies.study import Budget, Claim, Context, Figure, Metrics, Results, Study, at_least, at_most, reproduce
-
-PREPARED: dict[str, Callable[[], tuple[Simulator, tuple[Limb, ...]]]] = {}
-"""Environments whose simulator needs more than its MuJoCo model: what the log's inputs do, and which limbs are alike."""
+from offroad.studies.study import Budget, Claim, Context, Figure, Metrics, NotRun, Results, Study, at_least, at_most, reproduce
 
 
-@dataclass(frozen=True, kw_only=True)
-class FitBudget(Budget):
-    """What one fit may spend."""
+
+def _hamr() -> tuple[Simulator, tuple[Limb, ...]]:
+    from offroad.studies.residual import hamr_limbs, hamr_simulator
+
+    return hamr_simulator(), hamr_limbs()
+
+
+PREPARED: dict[str, Callable[[], tuple[Simulator, tuple[Limb, ...]]]] = {"offroad/HamrSimple-v0": _hamr}
+"""Environments whose simulator needs more than its MuJoCo model: what a log's inputs do, and which limbs are alike."""
 
 
 ARMS = {
@@ -37,7 +39,15 @@ ARMS = {
 
 
 def fit_residual(
-    simple: str, log: Path, out: Path, *, joints: tuple[str, ...] = (), form: str = "auto", gaps: str = "error", seed: int = 0
+    simple: str,
+    log: Path,
+    out: Path,
+    *,
+    joints: tuple[str, ...] = (),
+    form: str = "auto",
+    gaps: str = "error",
+    seed: int = 0,
+    config: FitConfig | None = None,
 ) -> Results:
     """Fits everything to the log and writes `out`: `model.npz`, `model.json`, `results.json`, `report.html`, figures.
 
@@ -47,7 +57,7 @@ def fit_residual(
     found, limbs = simple_simulator(simple, joints)
 
     def everything(context: Context) -> Comparison:
-        comparison = compare(found, read, form=form, limbs=limbs, seed=seed, say=context.progress)
+        comparison = compare(found, read, form=form, limbs=limbs, seed=seed, config=config, say=context.progress)
         comparison.model.save(out)
         return comparison
 
@@ -56,8 +66,6 @@ def fit_residual(
             comparison = context.once("comparison", lambda: everything(context))
             context.seeds = seeds[:1]
             if name not in comparison.errors:
-                from offroad.studies.study import NotRun
-
                 raise NotRun("the simulator does not take the log's inputs")
             context.keep("errors", share=comparison.shares(name), dt=comparison.dt)
             return metrics(comparison, name)
@@ -73,7 +81,7 @@ def fit_residual(
         source=describe(read),
         published=(),
         arms={name: arm(name) for name in ARMS},
-        profiles={"log": FitBudget(seeds=1, minutes=4)},
+        profiles={"log": Budget(seeds=1, minutes=4)},
         verdict=lambda r: verdict(r, out),
         figures=(growth,),
         shares={"simple": 50.0},
@@ -92,10 +100,12 @@ def simple_simulator(simple: str, joints: tuple[str, ...] = ()) -> tuple[Simulat
             raise OffroadError(f"MuJoCo cannot read '{simple}': {error}") from error
     import offroad
 
-    name = simple if simple in gym.registry or "/" in simple else f"offroad/{simple}"
+    name = f"offroad/{simple}" if f"offroad/{simple}" in gym.registry else simple
     if name in PREPARED:
         return PREPARED[name]()
-    return simulator(offroad.make_vec(name), joints or None), None
+    env = offroad.make_vec(name)  # an unknown name is told here
+    inner = getattr(env.unwrapped, "envs", [env])[0]
+    return simulator(inner, joints or None), None
 
 
 def describe(log: Log) -> str:
@@ -116,8 +126,6 @@ def metrics(comparison: Comparison, name: str) -> Metrics:
 
 def verdict(results: Results, folder: Path) -> list[Claim]:
     """What the user must know before training on the corrected simulator."""
-    from offroad.models import load
-
     model = load(folder)
     free = next(name for name in results["residual"] if name.startswith("free run"))
 

@@ -38,14 +38,14 @@ class FitConfig:
 
     hidden: tuple[int, ...] = (64, 64)  # none: only the linear map
     members: int = 5
-    updates: int = 4000  # of the networks on single steps
+    updates: int = 2000  # of the networks on single steps
     batch: int = 512
     rate: float = 3e-3
-    horizon: int = 32  # steps in a row
-    windows: int = 1500
-    tuning: int = 400  # updates on windows; 0: none
-    tuning_batch: int = 32
-    tuning_rate: float = 5e-4
+    horizon: int = 64  # steps in a row
+    windows: int = 600
+    tuning: int = 300  # updates on windows; 0: none
+    tuning_batch: int = 16
+    tuning_rate: float = 1e-3
     max_delay: int = 10  # rows
     bound: float = 1.5  # of the networks, in multiples of the 99.9 % quantile of what they must give
 

@@ -21,7 +21,7 @@ from numpy import ndarray
 
 from offroad.errors import OffroadError
 
-Range = tuple[float, float]
+Range = tuple[float | int, float | int]
 SAME: Range = (1.0, 1.0)
 
 
@@ -40,8 +40,8 @@ class Randomization:
     damping: Range = SAME
     stiffness: Range = SAME
     latency: tuple[int, int] = (0, 0)  # environment steps before an action takes effect, both ends included
-    action_noise: float = 0.0  # standard deviation, in the action's units
-    observation_noise: float = 0.0  # standard deviation, in the observation's units
+    action_noise: float | int = 0.0  # standard deviation, in the action's units
+    observation_noise: float | int = 0.0  # standard deviation, in the observation's units
 
     def __post_init__(self) -> None:
         for field in fields(self)[:7]:
