@@ -1,7 +1,7 @@
 """How `residual_cheetah.csv` was made: a HalfCheetah that differs from its simulator, hung in a stand and shaken.
 
-Hidden from the simulator: feet and shins half as heavy again, dry friction in the joints, motors that saturate, and 20 ms
-between a command and its torque. Encoders count in steps of 0.1 mrad; velocities are not measured.
+Hidden from the simulator: feet and shins half as heavy again, dry friction in the joints, motors that saturate, and
+20 ms between a command and its torque. Encoders count in steps of 0.1 mrad; velocities are not measured.
 """
 
 import copy

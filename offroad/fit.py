@@ -13,8 +13,19 @@ from offroad.models import FitConfig, Limb, MujocoSimulator, Simulator, load, re
 from offroad.models.comparison import Comparison, compare
 from offroad.models.logs import Log
 from offroad.report import plots
-from offroad.studies.study import Budget, Claim, Context, Figure, Metrics, NotRun, Results, Study, at_least, at_most, reproduce
-
+from offroad.studies.study import (
+    Budget,
+    Claim,
+    Context,
+    Figure,
+    Metrics,
+    NotRun,
+    Results,
+    Study,
+    at_least,
+    at_most,
+    reproduce,
+)
 
 
 def _hamr() -> tuple[Simulator, tuple[Limb, ...]]:
@@ -51,7 +62,7 @@ def fit_residual(
 ) -> Results:
     """Fits everything to the log and writes `out`: `model.npz`, `model.json`, `results.json`, `report.html`, figures.
 
-    `simple` is an environment id (with or without `offroad/`) whose MuJoCo model is the simulator, or a MuJoCo XML file.
+    `simple` is an environment id (`offroad/` may be left out) whose MuJoCo model is the simulator, or an XML file.
     """
     read = read_log(log, gaps=gaps)
     found, limbs = simple_simulator(simple, joints)
@@ -76,8 +87,8 @@ def fit_residual(
     study = Study(
         name="fit-residual",
         title=f"{simple}, corrected by {log.name}",
-        claim="A correction of the simulator's inputs, learnt from a log, makes it do what the robot did. Errors are those on "
-        "the last fifth of the log, which no alternative has seen, as shares of the variance of the positions.",
+        claim="A correction of the simulator's inputs, learnt from a log, makes it do what the robot did. Errors are "
+        "those on the last fifth of the log, unseen by all alternatives, as shares of the variance of the positions.",
         source=describe(read),
         published=(),
         arms={name: arm(name) for name in ARMS},
@@ -93,7 +104,9 @@ def simple_simulator(simple: str, joints: tuple[str, ...] = ()) -> tuple[Simulat
     """The simulator of an environment id or of an XML file, and the limbs that are known to be alike."""
     if simple.endswith(".xml"):
         if not Path(simple).exists():
-            raise OffroadError(f"the simulator '{simple}' does not exist; expected a MuJoCo XML file or an environment id")
+            raise OffroadError(
+                f"the simulator '{simple}' does not exist; expected a MuJoCo XML file or an environment id"
+            )
         try:
             return MujocoSimulator(mujoco.MjModel.from_xml_path(simple), joints or None), None
         except ValueError as error:
@@ -133,12 +146,23 @@ def verdict(results: Results, folder: Path) -> list[Claim]:
         return results.values(other, free)[0] / max(results.values("residual", free)[0], 1e-300)
 
     claims = [
-        results.claim("The correction foretells the held-out log", "error below 10 % of the variance in the free run",
-                      lambda: at_most(results.values("residual", free)[0], 0.1)),
-        results.claim("It beats linear identification in the free run", "at least as good", lambda: at_least(ratio("linear identification"), 1.0)),
-        results.claim("It beats physical identification in the free run", "at least as good", lambda: at_least(ratio("physical identification"), 1.0)),
-        Claim("Controls alone correct the simulator", model.form, "form action or delta", model.form != "dynamics"),
-    ]  # fmt: skip
+        results.claim(
+            "The correction foretells the held-out log",
+            "error below 10 % of the variance in the free run",
+            lambda: at_most(results.values("residual", free)[0], 0.1),
+        )
+    ]
+    for other in ("linear identification", "physical identification"):
+        claims.append(
+            results.claim(
+                f"It beats {other} in the free run",
+                "error at most as large",
+                lambda other=other: at_least(ratio(other), 1.0),
+            )
+        )
+    claims.append(
+        Claim("Controls alone correct the simulator", model.form, "form action or delta", model.form != "dynamics")
+    )
     return claims + [Claim(f"Note: {note}", "see left", "nothing to note", None) for note in model.notes]
 
 
@@ -154,5 +178,7 @@ def growth(results: Results, folder: Path) -> Figure:
         folder / "errors.png", time, curves, "time since the last measurement", "log10 of squared error / variance"
     )
     return Figure(
-        "Errors grow with the time foretold", path, "Squared error of positions on the held-out log, predictions fed back."
+        "Errors grow with the time foretold",
+        path,
+        "Squared error of positions on the held-out log, predictions fed back.",
     )

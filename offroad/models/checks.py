@@ -22,7 +22,8 @@ MAGNITUDE = 30.0
 def check_sizes(log: Log, simulator: Simulator) -> None:
     if log.q.shape[1] != len(simulator.joints):
         raise OffroadError(
-            f"the log has {log.q.shape[1]} joints, the simulator {len(simulator.joints)} ({', '.join(simulator.joints)}); "
+            f"the log has {log.q.shape[1]} joints, the simulator {len(simulator.joints)} "
+            f"({', '.join(simulator.joints)}); "
             "name those that the log holds, in its order: joints=(...)"
         )
     if log.qd.shape != log.q.shape:
@@ -46,7 +47,8 @@ def check_constant(log: Log) -> None:
         )
     if len(still):
         raise OffroadError(
-            f"input {still[0]} of the log is constant at {log.u[0, still[0]] + 0.0:g}, so nothing can be learnt about it; excite "
+            f"input {still[0]} of the log is constant at {log.u[0, still[0]] + 0.0:g}, so nothing can be learnt "
+            "about it; excite "
             "it, or leave its column out"
         )
 
@@ -59,7 +61,8 @@ def check_velocities(log: Log) -> None:
     joint = int(np.argmax(np.abs(np.log(np.maximum(ratio, 1e-12)))))
     if not 0.5 < ratio[joint] < 2:
         raise OffroadError(
-            f"the velocity of joint {joint} is {ratio[joint]:.4g} times the derivative of its position, expected 1; bring "
+            f"the velocity of joint {joint} is {ratio[joint]:.4g} times the derivative of its position, expected 1; "
+            "bring "
             "positions, velocities and time to one unit (57.3: degrees for radians, 1000: ms for s)"
         )
 
@@ -80,8 +83,10 @@ def check_units(log: Log, controls: Float[ndarray, "rows c"], simulator: Simulat
     ratio = np.median(np.sqrt(np.mean(controls**2, 0)) / np.maximum(have, 1e-300))
     if ratio > MAGNITUDE or ratio < 1e-3 / MAGNITUDE:
         raise OffroadError(
-            f"to move as in the log the simulator needs controls {ratio:.3g} times {'its range' if limited else 'those of the log'}; "
-            "is the log in the simulator's units (rad or m, their rates, its time, its torques)? If the inputs are meant to "
+            f"to move as in the log the simulator needs controls {ratio:.3g} times "
+            f"{'its range' if limited else 'those of the log'}; "
+            "is the log in the simulator's units (rad or m, their rates, its time, its torques)? If the inputs are "
+            "meant to "
             "differ (volts for torques), pass ignore=('units',)"
         )
 
@@ -90,8 +95,10 @@ def check_signal(log: Log, explained: Float[ndarray, "lags"], without: float | i
     """Raises `OffroadError` if inputs explain nothing of the motion at any lag."""
     if explained.max() - without < 0.01:
         raise OffroadError(
-            f"the log carries no signal: its inputs explain {100 * max(explained.max() - without, 0.0):.2g} % of the motion at "
-            "any delay; are its actions shuffled, of another recording, or wholly decided by the state (then add noise)?"
+            f"the log carries no signal: its inputs explain {100 * max(explained.max() - without, 0.0):.2g} % of the "
+            "motion at "
+            "any delay; are its actions shuffled, of another recording, or wholly decided by the state (then add "
+            "noise)?"
         )
 
 

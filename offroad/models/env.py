@@ -30,12 +30,12 @@ class ResidualEnv(VectorWrapper):
     delayed by the model's delay, corrected and handed on.
 
     A batched MuJoCo environment (one with `models`, `qpos` and `qvel`, as `offroad.envs.vector.MujocoVectorEnv`) is
-    corrected inside its physics, as often as the log had rows, by controls and by forces. Any other vector environment is
-    corrected through its actions, once a step, and needs `read(env) -> (q [N, n], qd [N, n])`: the model's joints. Then
-    the log's rows must be as far apart as its steps, and the model must not be of the form "dynamics".
+    corrected inside its physics, as often as the log had rows, by controls and by forces. Any other vector environment
+    is corrected through its actions, once a step, and needs `read(env) -> (q [N, n], qd [N, n])`: the model's joints.
+    Then the log's rows must be as far apart as its steps, and the model must not be of the form "dynamics".
 
-    `info["trust"]` in [0, 1] says how far each world stayed within the model's data; (1 - trust) `penalty` is taken from
-    the reward, so that a policy does not live off what the model makes up.
+    `info["trust"]` in [0, 1] says how far each world stayed within the model's data; (1 - trust) `penalty` is taken
+    from the reward, so that a policy does not live off what the model makes up.
     """
 
     def __init__(
@@ -81,7 +81,8 @@ class ResidualEnv(VectorWrapper):
         dt = getattr(inner, "dt", None)
         if dt is not None and abs(float(dt) - model.dt) > 1e-2 * model.dt:
             raise OffroadError(
-                f"the environment steps {float(dt):g} at a time, the rows of the log were {model.dt:g} apart; log at the "
+                f"the environment steps {float(dt):g} at a time, the rows of the log were {model.dt:g} apart; log at "
+                "the "
                 "environment's interval"
             )
         self._read, self._model = read, eqx.filter_jit(model)
@@ -138,12 +139,14 @@ class CorrectedPhysics:
         self._substeps, self._rows = round(model.dt / timestep), round(duration / model.dt)
         if self._substeps < 1 or abs(self._substeps * timestep - model.dt) > 1e-2 * model.dt:
             raise OffroadError(
-                f"the rows of the log were {model.dt:g} apart, no multiple of the environment's physics step {timestep:g}; "
+                f"the rows of the log were {model.dt:g} apart, no multiple of the environment's physics step "
+                f"{timestep:g}; "
                 "make both one unit and a whole ratio"
             )
         if self._rows < 1 or abs(self._rows * model.dt - duration) > 1e-2 * model.dt:
             raise OffroadError(
-                f"the environment steps {duration:g} at a time, no multiple of the log's {model.dt:g}; log faster or in step"
+                f"the environment steps {duration:g} at a time, no multiple of the log's {model.dt:g}; log faster or "
+                "in step"
             )
         known = {first.joint(i).name or f"joint_{i}": i for i in range(first.njnt)}
         if missing := [name for name in model.joints if name not in known]:
@@ -180,5 +183,3 @@ class CorrectedPhysics:
 
     def close(self) -> None:
         """Nothing is held open."""
-
-

@@ -113,7 +113,8 @@ def prepare(
     inputs, controls = log.u.shape[1], len(simple.controls)
     if inputs != controls and form in ("delta", "dynamics"):
         raise OffroadError(
-            f"the form {form!r} passes the real inputs on, but the log has {inputs} and the simulator {controls} controls; "
+            f"the form {form!r} passes the real inputs on, but the log has {inputs} and the simulator {controls} "
+            "controls; "
             "use form='action'"
         )
     if "constant" not in ignore:
@@ -152,7 +153,8 @@ def prepare(
     form = "action" if form == "auto" else form
     if form != "dynamics" and not simple.touches(log.q):
         notes.append(
-            "the inertia gauge is not identified: nothing in the log touched anything, so that forces that are too large "
+            "the inertia gauge is not identified: nothing in the log touched anything, so that forces that are too "
+            "large "
             "and masses that are too large look alike; add a log with contact or a known load if contact matters"
         )
     limbs = tuple(limbs or (whole(log.q.shape[1], inputs, controls),))

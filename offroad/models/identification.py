@@ -45,7 +45,7 @@ REACH = 2.0
 def parameters(
     simulator: MujocoSimulator, log: Log, limbs: Sequence[Limb], kinds: Sequence[str] = KINDS
 ) -> tuple[Parameter, ...]:
-    """The parameters that a log may tell: those of the logged joints, of the bodies that they move, and of actuators."""
+    """The parameters that a log may tell: those of logged joints, of the bodies that they move, and of actuators."""
     model, found = simulator.source, []
     speed = np.maximum(np.sqrt(np.mean(log.qd**2, 0)), 1e-9)
     inertia = model.dof_M0[simulator.dofs]

@@ -131,8 +131,8 @@ def read_log(
 ) -> Log:
     """A log from a `.csv`, `.parquet` or `.npz` file; see `make_log`.
 
-    By default the columns are `q_0`, `q_1`, ... and `u_0`, ... (in an npz file the arrays `q` and `u`), with `qd_0`, ...,
-    `time` and `episode` where the file has them; a list of names takes these columns in this order.
+    By default the columns are `q_0`, `q_1`, ... and `u_0`, ... (in an npz file the arrays `q` and `u`), with `qd_0`,
+    ..., `time` and `episode` where the file has them; a list of names takes these columns in this order.
     """
     path = Path(path)
     kinds = {".csv": tables.csv, ".parquet": tables.parquet}
@@ -203,7 +203,8 @@ def _intervals(time: ndarray, ids: ndarray, gaps: str, notes: list[str]) -> tupl
     if len(wide) and gaps == "error":
         raise OffroadError(
             f"the log has {len(wide)} gap{'s' if len(wide) > 1 else ''} in time (first after row {wide[0]}: "
-            f"{steps[wide[0]]:.4g} where rows are {dt:.4g} apart); record without gaps, or pass gaps='split' to begin a "
+            f"{steps[wide[0]]:.4g} where rows are {dt:.4g} apart); record without gaps, or pass gaps='split' to "
+            "begin a "
             "new episode after each"
         )
     if len(wide):

@@ -30,7 +30,7 @@ class Randomization:
     """Ranges of factors, drawn uniformly, and what else is randomised; by default nothing is.
 
     `mass` and `inertia`: of each body alone (an inertia moves with its mass besides). `friction`: of all geoms
-    together; `gain`: of each actuator (with the stiffness of a servo); `damping`, `stiffness`: of each joint and tendon.
+    together; `gain`: of each actuator (with the stiffness of a servo); `damping`, `stiffness`: of joints and tendons.
     """
 
     mass: Range = SAME
@@ -99,7 +99,8 @@ class RandomizedVectorEnv(VectorWrapper):
         changed = any(getattr(randomization, name) != SAME for name in PHYSICAL)
         if changed and (not isinstance(models, list) or len(models) != env.num_envs):
             raise OffroadError(
-                f"{type(env.unwrapped).__name__} has no list 'models' with a MuJoCo model for each world, so that its physics "
+                f"{type(env.unwrapped).__name__} has no list 'models' with a MuJoCo model for each world, so that "
+                "its physics "
                 "cannot be randomised; randomise latency and noise only"
             )
         if not isinstance(env.single_action_space, gym.spaces.Box):

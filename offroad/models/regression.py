@@ -61,7 +61,7 @@ def minimise(
         carry, found = advance(carry, part)
         better = found < scores  # False for NaN
         best = jax.tree.map(
-            lambda new, old: jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old), carry[0], best
+            lambda new, old, b=better: jnp.where(b.reshape(-1, *[1] * (new.ndim - 1)), new, old), carry[0], best
         )
         scores = jnp.where(better, found, scores)
     return eqx.combine(best, fixed)

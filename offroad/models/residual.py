@@ -52,7 +52,11 @@ class Limb:
         for name, default in defaults.items():
             object.__setattr__(self, name, tuple(getattr(self, name)) or default)
         object.__setattr__(self, "control_signs", tuple(self.control_signs) or (1.0,) * len(self.controls))
-        for name, signs in (("joints", self.joint_signs), ("inputs", self.input_signs), ("controls", self.control_signs)):
+        for name, signs in (
+            ("joints", self.joint_signs),
+            ("inputs", self.input_signs),
+            ("controls", self.control_signs),
+        ):
             if len(signs) != len(getattr(self, name)):
                 raise OffroadError(f"the limb has {len(getattr(self, name))} {name} but {len(signs)} signs for them")
 
@@ -204,7 +208,10 @@ def networks(size: int, hidden: Sequence[int], out: int, members: int, key: PRNG
 
 
 def gather(
-    limbs: tuple[Limb, ...], q: Float[Numbers, "*batch n"], qd: Float[Numbers, "*batch n"], u: Float[Numbers, "*batch m"]
+    limbs: tuple[Limb, ...],
+    q: Float[Numbers, "*batch n"],
+    qd: Float[Numbers, "*batch n"],
+    u: Float[Numbers, "*batch m"],
 ) -> Float[Array, "*batch limbs in"]:
     """The positions, velocities and inputs of each limb, mirrored."""
     q, qd, u = (jnp.asarray(x, jnp.float32) for x in (q, qd, u))

@@ -73,8 +73,8 @@ class Simulator(abc.ABC):
     def linearise(
         self, q: Float[ndarray, "N n"], qd: Float[ndarray, "N n"], u: Float[ndarray, "N c"], f: Float[ndarray, "N n"]
     ) -> tuple[Float[ndarray, "N s"], Float[ndarray, "N s s"], Float[ndarray, "N s c"], Float[ndarray, "N s n"]]:
-        """The next state (s = 2 n numbers: positions, then velocities) and its derivatives by state, controls and forces,
-        by forward differences."""
+        """The next state (s = 2 n numbers: positions, then velocities) and its derivatives by state, controls and
+        forces, by forward differences."""
         sizes = [1e-6 * np.maximum(np.abs(x).max(0, initial=0.0), 1e-3) for x in (q, qd, u, f)]
         sizes[3] = np.full(q.shape[1], max(1e-6 * float(np.abs(f).max(initial=0.0)), 1e-9))
         parts, here = [q, qd, u, f], np.concatenate(self.step(q, qd, u, f), -1)
@@ -95,9 +95,7 @@ class FunctionSimulator(Simulator):
     Forces are accelerations that are added to what it computes, as it has no other entrance for them.
     """
 
-    def __init__(
-        self, step: Callable[[ndarray, ndarray, ndarray], State], joints: int, controls: int, dt: float | int
-    ):
+    def __init__(self, step: Callable[[ndarray, ndarray, ndarray], State], joints: int, controls: int, dt: float | int):
         self._step = step
         self.dt = float(dt)
         self.joints = tuple(f"q_{i}" for i in range(joints))
@@ -125,10 +123,13 @@ class MujocoSimulator(Simulator):
     def __init__(self, model: mujoco.MjModel, joints: tuple[str, ...] | None = None, *, substeps: int = 1):
         if model.na:
             raise OffroadError(
-                f"the model has {model.na} actuator activations, whose inverse is not known; use actuators without dyntype"
+                f"the model has {model.na} actuator activations, whose inverse is not known; use actuators without "
+                "dyntype"
             )
         if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-            raise OffroadError("the model integrates with RK4, which has no discrete inverse; use Euler or implicitfast")
+            raise OffroadError(
+                "the model integrates with RK4, which has no discrete inverse; use Euler or implicitfast"
+            )
         self.source = model
         self.model = copy.copy(model)
         self.substeps = substeps
@@ -168,7 +169,8 @@ class MujocoSimulator(Simulator):
             )
         if steps > 1000:
             raise OffroadError(
-                f"the rows of the log are {dt:.6g} apart, {steps:,} timesteps of the simulator; expected at most 1,000: "
+                f"the rows of the log are {dt:.6g} apart, {steps:,} timesteps of the simulator; expected at most "
+                "1,000: "
                 "is time in another unit?"
             )
         return MujocoSimulator(self.source, self.joints, substeps=steps)

@@ -32,7 +32,8 @@ def test_a_drawn_model_stays_within_its_ranges_and_the_nominal_one_as_it_is():
     drawn = WIDE.draw(nominal, np.random.default_rng(0))
     np.testing.assert_array_equal(nominal.body_mass, before)
     for field, (low, high) in {
-        "body_mass": WIDE.mass, "actuator_gainprm": WIDE.gain, "dof_damping": WIDE.damping, "jnt_stiffness": WIDE.stiffness,
+        "body_mass": WIDE.mass, "actuator_gainprm": WIDE.gain, "dof_damping": WIDE.damping,
+        "jnt_stiffness": WIDE.stiffness,
     }.items():  # fmt: skip
         new, old = getattr(drawn, field), getattr(nominal, field)
         ratio = new[old != 0] / old[old != 0]

@@ -1,4 +1,4 @@
-"""Corrected environments: batches equal single worlds, identity changes nothing, delays, guards and what they refuse."""
+"""Corrected environments: batches equal single worlds, identity changes nothing, delays, guards, refusals."""
 
 import equinox as eqx
 import gymnasium as gym
@@ -68,7 +68,9 @@ def test_a_batch_equals_single_worlds():
     together = rollout(batch, chosen, seed=5)
     for world in range(3):
         one = ResidualEnv(offroad.make_vec("offroad/HalfCheetah-v5", 1), model(0.7, bend=0.4, delay=2))
-        np.testing.assert_allclose(rollout(one, chosen[:, [world]], seed=5 + world)[:, 0], together[:, world], atol=1e-5)
+        np.testing.assert_allclose(
+            rollout(one, chosen[:, [world]], seed=5 + world)[:, 0], together[:, world], atol=1e-5
+        )
 
 
 def test_any_vector_environment_is_corrected_through_its_actions():

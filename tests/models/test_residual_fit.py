@@ -116,14 +116,17 @@ def test_tuning_on_windows_lowers_the_error_over_windows():
 
 
 def test_an_unactuated_error_is_detected_and_corrected_by_forces():
-    xml = """<mujoco><option timestep="0.01"/><worldbody><body><joint name="cart" type="slide" axis="1 0 0" damping="0.5"/>
-    <geom type="box" size=".1 .1 .1" mass="1" contype="0"/><body><joint name="pole" type="hinge" axis="0 1 0" damping="%s"
-    stiffness="%s"/><geom type="capsule" size=".03" fromto="0 0 0 0 0 -.5" mass=".3" contype="0"/></body></body></worldbody>
+    xml = """<mujoco><option timestep="0.01"/><worldbody>
+    <body><joint name="cart" type="slide" axis="1 0 0" damping="0.5"/>
+    <geom type="box" size=".1 .1 .1" mass="1" contype="0"/>
+    <body><joint name="pole" type="hinge" axis="0 1 0" 
+    damping="%s" stiffness="%s"/><geom type="capsule" size=".03" fromto="0 0 0 0 0 -.5" mass=".3" contype="0"/></body>
+    </body></worldbody>
     <actuator><motor joint="cart" gear="5"/></actuator></mujoco>"""
     simple, real = (mujoco.MjModel.from_xml_string(xml % x) for x in ((0.0, 0.0), (0.3, 2.0)))
     u = excitation(0, 2000)[:, :1]
     log = make_log(*_swapped(real, u), dt=0.01)
-    with pytest.raises(OffroadError, match="no control can correct the simulator.*'pole'"):
+    with pytest.raises(OffroadError, match=r"no control can correct the simulator.*'pole'"):
         prepare(simple, log, form="action", config=LINEAR)
     model = fit(simple, log, config=LINEAR)
     assert model.form == "dynamics"
@@ -147,8 +150,10 @@ def test_limbs_share_weights_and_mirror():
     x = gather(limbs, q, 2 * q, 3 * q)
     np.testing.assert_allclose(x[0, 0], x[0, 1])
     two = """<mujoco><option timestep="0.01" gravity="0 0 0"/><worldbody>
-    <body pos="0 -1 0"><joint name="left" type="hinge" axis="0 1 0" damping="%s"/><geom type="capsule" size=".03" fromto="0 0 0 0 0 -.4" mass="1"/></body>
-    <body pos="0 1 0"><joint name="right" type="hinge" axis="0 -1 0" damping="%s"/><geom type="capsule" size=".03" fromto="0 0 0 0 0 -.4" mass="1"/></body>
+    <body pos="0 -1 0"><joint name="left" type="hinge" axis="0 1 0" damping="%s"/>
+    <geom type="capsule" size=".03" fromto="0 0 0 0 0 -.4" mass="1"/></body>
+    <body pos="0 1 0"><joint name="right" type="hinge" axis="0 -1 0" damping="%s"/>
+    <geom type="capsule" size=".03" fromto="0 0 0 0 0 -.4" mass="1"/></body>
     </worldbody><actuator><motor joint="left"/><motor joint="right"/></actuator></mujoco>"""
     simple, real = (mujoco.MjModel.from_xml_string(two % (d, d)) for d in (0.1, 0.4))
     log = logged(real, actuator=lambda u: 0.8 * u + np.array([0.1, -0.1]))

@@ -41,7 +41,7 @@ def test_every_format_holds_the_same_log(tmp_path):
 
 
 def test_derivatives_of_clean_and_of_noisy_positions():
-    time, q, qd, _ = wave(1000)
+    _, q, qd, _ = wave(1000)
     assert np.abs(derivative(q, 0.01) - qd)[5:-5].max() < 2e-3 * np.abs(qd).max()
     noisy = q + 1e-3 * np.random.default_rng(0).normal(size=q.shape)
     np.testing.assert_allclose(noise_of(noisy), 1e-3, rtol=0.15)
@@ -67,7 +67,10 @@ def test_jitter_is_resampled_and_gaps_are_not():
     true = np.stack([np.sin(3 * jitter), 0.5 * np.cos(5 * jitter)], -1)
     log = make_log(true, u, time=jitter)
     assert any("resampled" in note for note in log.notes)
-    assert np.abs(log.q - np.stack([np.sin(3 * (jitter[0] + log.dt * np.arange(len(log.q)))), log.q[:, 1]], -1)).max() < 1e-3
+    assert (
+        np.abs(log.q - np.stack([np.sin(3 * (jitter[0] + log.dt * np.arange(len(log.q)))), log.q[:, 1]], -1)).max()
+        < 1e-3
+    )
     cut = np.delete(np.arange(400), np.arange(150, 170))
     with pytest.raises(OffroadError, match=r"1 gap in time \(first after row 149: 0.21 where rows are 0.01 apart\)"):
         make_log(q[cut], u[cut], qd[cut], time=time[cut])
@@ -121,7 +124,10 @@ def test_every_bad_log_has_its_message(tmp_path):
         (lambda: changed(log, dt=10.0), "the velocity of joint"),
         (lambda: changed(log, dt=0.015), "no multiple of the simulator's timestep"),
         (lambda: changed(log, q=log.q[:, :1], qd=log.qd[:, :1]), "the log has 1 joints, the simulator 2"),
-        (lambda: changed(log, q=holes), r"q of the log holds 1 values that are missing or not finite \(first in row 17\)"),
+        (
+            lambda: changed(log, q=holes),
+            r"q of the log holds 1 values that are missing or not finite \(first in row 17\)",
+        ),
         (lambda: make_log(log.q[:20], log.u[:20], dt=0.01), "longest episode of the log has 20 rows"),
         (lambda: make_log(log.q, log.u), "no column of times and no dt"),
         (lambda: make_log(log.q, log.u[:-1], dt=0.01), "2000 rows of q but 1999 of u"),
@@ -130,7 +136,7 @@ def test_every_bad_log_has_its_message(tmp_path):
         with pytest.raises(OffroadError, match=message):
             prepare(arm(), bad(), config=QUICK)
     (tmp_path / "log.csv").write_text("time,hip,u\n" + "\n".join(f"{i},{i},{i}" for i in range(60)))
-    with pytest.raises(OffroadError, match="has no column 'q'.*it has hip, time, u"):
+    with pytest.raises(OffroadError, match=r"has no column 'q'.*it has hip, time, u"):
         read_log(tmp_path / "log.csv")
     with pytest.raises(OffroadError, match="unknown check 'unit'; did you mean 'units'"):
         prepare(arm(), log, ignore=("unit",))

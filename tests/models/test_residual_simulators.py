@@ -33,7 +33,7 @@ def test_the_inverse_of_several_substeps_and_of_a_function():
         controls, forces = each.inverse(q, qd, *step, 0 * u)
         np.testing.assert_allclose(controls, u, atol=1e-4)
         assert np.abs(forces).max() > 0.1  # for the start, zero, is not what was applied
-        q_next, qd_next = each.step(q, qd, 0 * u, forces)
+        _, qd_next = each.step(q, qd, 0 * u, forces)
         np.testing.assert_allclose(qd_next, step[1], atol=1e-4)
 
 
@@ -53,7 +53,11 @@ def test_the_linearisation_agrees_with_small_steps():
 
 
 def test_unnamed_joints_are_held_under_gravity_and_free_bases_too():
-    free = (ARM % {"integrator": "implicitfast", "friction": 0, "load": 0.5}).replace("<body>", '<body pos="0 0 1"><freejoint name="base"/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/><body>', 1)
+    free = (ARM % {"integrator": "implicitfast", "friction": 0, "load": 0.5}).replace(
+        "<body>",
+        '<body pos="0 0 1"><freejoint name="base"/><inertial pos="0 0 0" mass="1" diaginertia="1 1 1"/><body>',
+        1,
+    )
     free = free.replace("</worldbody>", "</body></worldbody>")
     simulator = MujocoSimulator(mujoco.MjModel.from_xml_string(free), ("b", "a"))
     fixed = MujocoSimulator(arm(), ("b", "a"))
