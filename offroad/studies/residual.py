@@ -285,7 +285,7 @@ STUDY = Study(
     name="residual",
     title="A fast simulator of a microrobot, corrected by seconds of data",
     claim="A simple model of the microrobot HAMR is fast and wrong. Twelve seconds of the slow model, hung in the "
-    "air, teach what voltages to give the simple one so that it follows, even on the ground, which the data never showed.",
+    "air, teach what voltages to give the simple one so that it follows, on the ground as well, which no data showed.",
     source=PAPER,
     published=(
         Published("speed of the full model in MATLAB, slower than real time", 98.96, "x", PAPER),
