@@ -152,7 +152,18 @@ def read_log(
         return _from_columns(getters, path, q, u, qd, time, episode, dt, gaps, filtered)
 
 
-def _from_columns(getters, path, q, u, qd, time, episode, dt, gaps, filtered) -> Log:
+def _from_columns(
+    getters: tables.Getters,
+    path: Path,
+    q: str | Sequence[str],
+    u: str | Sequence[str],
+    qd: str | Sequence[str] | None,
+    time: str | None,
+    episode: str | None,
+    dt: float | int | None,
+    gaps: str,
+    filtered: bool | None,
+) -> Log:
     def read(names: str | Sequence[str]) -> ndarray:
         several = [names] if isinstance(names, str) else list(names)
         for name in several:

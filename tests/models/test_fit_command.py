@@ -1,4 +1,4 @@
-"""`offroad fit residual`: from a CSV log and an XML file to a model, a report and a verdict; and its mistakes in a line."""
+"""`offroad fit residual`: from a CSV log and an XML file to a model and a report; and mistakes in a line."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_hamr_is_known_with_its_limbs():
     for limb in limbs:
         u[0, list(limb.inputs)] = 0.3 * np.array(limb.input_signs)
     zero = np.zeros((1, 8))
-    q, qd = simulator.with_dt(1.0).step(zero, zero, u, zero)
+    q, _ = simulator.with_dt(1.0).step(zero, zero, u, zero)
     swings = [q[0, list(limb.joints)] * np.array(limb.joint_signs) for limb in limbs]
     assert np.abs(swings[0]).min() > 1e-3
     for other in swings[1:]:
