@@ -64,17 +64,17 @@ class Log:
 
 
 def make_log(
-    q: Float[ndarray, "T n"],
-    u: Float[ndarray, "T m"],
-    qd: Float[ndarray, "T n"] | None = None,
+    q: ndarray,
+    u: ndarray,
+    qd: ndarray | None = None,
     *,
-    time: Float[ndarray, "T"] | None = None,
+    time: ndarray | None = None,
     dt: float | int | None = None,
     episode: ndarray | None = None,
     gaps: str = "error",
     filtered: bool | None = None,
 ) -> Log:
-    """A log from arrays of equal length.
+    """A log from arrays of equal length: `q [T, n]`, `u [T, m]`, `qd [T, n]`, `time [T]`, `episode [T]`.
 
     Either `time` (of each row; jitter up to half an interval is resampled away) or `dt` is needed. Without `qd`,
     velocities are the filtered derivative of `q`. `filtered` smooths positions and velocities; by default where the
