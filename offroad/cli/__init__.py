@@ -4,6 +4,7 @@ import sys
 
 from offroad.cli.commands import Demo, Export, List, Play, Report, Reproduce
 from offroad.cli.data import DataInspect, DataMake
+from offroad.cli.fitting import FitResidual
 from offroad.cli.parsing import overview, parse
 from offroad.cli.training import Train, with_options
 from offroad.errors import OffroadError, unknown
@@ -16,6 +17,7 @@ COMMANDS: dict[str, type] = {
     "report": Report,
     "export": Export,
     "demo": Demo,
+    "fit residual": FitResidual,
     "data inspect": DataInspect,
     "data make": DataMake,
 }

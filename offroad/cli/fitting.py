@@ -1,0 +1,36 @@
+"""The command `offroad fit residual`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass
+class FitResidual:
+    """Correct a simulator by a log of the real robot, and say what the correction is worth.
+
+    Example: offroad fit residual --simple HamrSimple-v0 --log log.csv
+    """
+
+    simple: str
+    """The simulator: an environment id, or a MuJoCo XML file."""
+    log: Path
+    """The log, .csv, .parquet or .npz: columns q_0, q_1, ..., u_0, ..., and time; qd_0, ... and episode if known."""
+    out: Path | None = None
+    """The folder for the model and the report; by default runs/fit-LOG."""
+    joints: tuple[str, ...] = ()
+    """The joints of the simulator that the log holds, in its order; by default all hinges and sliders."""
+    form: Literal["auto", "action", "delta", "dynamics"] = "auto"
+    """What is corrected: the simulator's controls (action, delta) or its forces (dynamics)."""
+    gaps: Literal["error", "split"] = "error"
+    """What a gap in time means: an error, or the begin of another episode."""
+    seed: int = 0
+    """Seed of the networks."""
+
+    def run(self) -> int:
+        from offroad.fit import fit_residual
+
+        out = self.out or Path("runs") / f"fit-{self.log.stem}"
+        fit_residual(self.simple, self.log, out, joints=self.joints, form=self.form, gaps=self.gaps, seed=self.seed)
+        print(f"model: {out} (offroad.models.load)")
+        return 0

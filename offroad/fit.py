@@ -1,0 +1,184 @@
+"""`offroad fit residual`: a simple simulator and a log in; a corrected simulator and an honest comparison out."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import mujoco
+import numpy as np
+
+from offroad.errors import OffroadError
+from offroad.models import FitConfig, Limb, MujocoSimulator, Simulator, load, read_log, simulator
+from offroad.models.comparison import Comparison, compare
+from offroad.models.logs import Log
+from offroad.report import plots
+from offroad.studies.study import (
+    Budget,
+    Claim,
+    Context,
+    Figure,
+    Metrics,
+    NotRun,
+    Results,
+    Study,
+    at_least,
+    at_most,
+    reproduce,
+)
+
+
+def _hamr() -> tuple[Simulator, tuple[Limb, ...]]:
+    from offroad.studies.residual import hamr_limbs, hamr_simulator
+
+    return hamr_simulator(), hamr_limbs()
+
+
+PREPARED: dict[str, Callable[[], tuple[Simulator, tuple[Limb, ...]]]] = {"offroad/HamrSimple-v0": _hamr}
+"""Environments whose simulator needs more than its MuJoCo model: what a log's inputs do, and which limbs are alike."""
+
+
+ARMS = {
+    "simple": "The simulator as it is.",
+    "physical identification": "Masses, dampers, springs, friction and gains of the simulator, fitted to the log.",
+    "linear identification": "A linear map from state and input to the simulator's controls, by least squares.",
+    "linear identification, windows": "The same map, tuned on many steps in a row.",
+    "residual, single steps": "Bounded networks on top of the linear map, fitted to single steps.",
+    "residual": "The same, tuned on many steps in a row: the model that was saved.",
+    "end-to-end network": "A network without any simulator, with the same data and budget.",
+}
+
+
+def fit_residual(
+    simple: str,
+    log: Path,
+    out: Path,
+    *,
+    joints: tuple[str, ...] = (),
+    form: str = "auto",
+    gaps: str = "error",
+    seed: int = 0,
+    config: FitConfig | None = None,
+) -> Results:
+    """Fits everything to the log and writes `out`: `model.npz`, `model.json`, `results.json`, `report.html`, figures.
+
+    `simple` is an environment id (`offroad/` may be left out) whose MuJoCo model is the simulator, or an XML file.
+    """
+    read = read_log(log, gaps=gaps)
+    found, limbs = simple_simulator(simple, joints)
+
+    def everything(context: Context) -> Comparison:
+        comparison = compare(found, read, form=form, limbs=limbs, seed=seed, config=config, say=context.progress)
+        comparison.model.save(out)
+        return comparison
+
+    def arm(name: str) -> Any:
+        def run(seeds: list[int], budget: Any, context: Context) -> Metrics:
+            comparison = context.once("comparison", lambda: everything(context))
+            context.seeds = seeds[:1]
+            if name not in comparison.errors:
+                raise NotRun("the simulator does not take the log's inputs")
+            context.keep("errors", share=comparison.shares(name), dt=comparison.dt)
+            return metrics(comparison, name)
+
+        run.__doc__ = ARMS[name]
+        return run
+
+    study = Study(
+        name="fit-residual",
+        title=f"{simple}, corrected by {log.name}",
+        claim="A correction of the simulator's inputs, learnt from a log, makes it do what the robot did. Errors are "
+        "those on the last fifth of the log, unseen by all alternatives, as shares of the variance of the positions.",
+        source=describe(read),
+        published=(),
+        arms={name: arm(name) for name in ARMS},
+        profiles={"log": Budget(seeds=1, minutes=4)},
+        verdict=lambda r: verdict(r, out),
+        figures=(growth,),
+        shares={"simple": 50.0},
+    )
+    return reproduce(study, "log", out=out)
+
+
+def simple_simulator(simple: str, joints: tuple[str, ...] = ()) -> tuple[Simulator, tuple[Limb, ...] | None]:
+    """The simulator of an environment id or of an XML file, and the limbs that are known to be alike."""
+    if simple.endswith(".xml"):
+        if not Path(simple).exists():
+            raise OffroadError(
+                f"the simulator '{simple}' does not exist; expected a MuJoCo XML file or an environment id"
+            )
+        try:
+            return MujocoSimulator(mujoco.MjModel.from_xml_path(simple), joints or None), None
+        except ValueError as error:
+            raise OffroadError(f"MuJoCo cannot read '{simple}': {error}") from error
+    import offroad
+
+    name = f"offroad/{simple}" if f"offroad/{simple}" in gym.registry else simple
+    if name in PREPARED:
+        return PREPARED[name]()
+    env = offroad.make_vec(name)  # an unknown name is told here
+    inner = getattr(env.unwrapped, "envs", [env])[0]
+    return simulator(inner, joints or None), None
+
+
+def describe(log: Log) -> str:
+    """The log in a line."""
+    about = (
+        f"{len(log.q):,} rows, {log.dt:.4g} apart, {len(np.unique(log.episode))} episodes, {log.q.shape[1]} joints, "
+        f"{log.u.shape[1]} inputs"
+    )
+    return "; ".join([f"Log: {about}", *log.notes])
+
+
+def metrics(comparison: Comparison, name: str) -> Metrics:
+    """One step, several, and the free run to the longest horizon."""
+    shares = comparison.shares(name)
+    chosen = {"one step": 1, **{f"{h} steps": h for h in (8, 32)}, f"free run, {len(shares)} steps": len(shares)}
+    return {label: [float(shares[h - 1])] for label, h in chosen.items() if h <= len(shares)}
+
+
+def verdict(results: Results, folder: Path) -> list[Claim]:
+    """What the user must know before training on the corrected simulator."""
+    model = load(folder)
+    free = next(name for name in results["residual"] if name.startswith("free run"))
+
+    def ratio(other: str) -> float:
+        return results.values(other, free)[0] / max(results.values("residual", free)[0], 1e-300)
+
+    claims = [
+        results.claim(
+            "The correction foretells the held-out log",
+            "error below 10 % of the variance in the free run",
+            lambda: at_most(results.values("residual", free)[0], 0.1),
+        )
+    ]
+    for other in ("linear identification", "physical identification"):
+        claims.append(
+            results.claim(
+                f"It beats {other} in the free run",
+                "error at most as large",
+                lambda other=other: at_least(ratio(other), 1.0),
+            )
+        )
+    claims.append(
+        Claim("Controls alone correct the simulator", model.form, "form action or delta", model.form != "dynamics")
+    )
+    return claims + [Claim(f"Note: {note}", "see left", "nothing to note", None) for note in model.notes]
+
+
+def growth(results: Results, folder: Path) -> Figure:
+    """Errors against the horizon."""
+    curves, time = {}, np.zeros(0)
+    for name in results.arms:
+        kept = results.artefact(name, "errors")
+        rows = 2 ** np.arange(int(np.log2(len(kept["share"]))) + 1)
+        curves[name] = np.log10(np.maximum(kept["share"][rows - 1], 1e-12))[:, None]
+        time = float(kept["dt"]) * rows
+    path = plots.lines(
+        folder / "errors.png", time, curves, "time since the last measurement", "log10 of squared error / variance"
+    )
+    return Figure(
+        "Errors grow with the time foretold",
+        path,
+        "Squared error of positions on the held-out log, predictions fed back.",
+    )
