@@ -33,12 +33,12 @@ class Curious(Agent):
     """`Curious(PPO.create(...), ICM.create(...), extrinsic=0.0)`: an agent whose reward is
     `extrinsic * reward + intrinsic * bonus`.
 
-    It acts as the agent inside. `update` pays the bonus, teaches the reward's model and hands the mixture to that agent.
-    In the first `warm_up` updates only the reward learns: its first bonuses are many times larger than later ones and
-    mean nothing. With PPO they are rollouts of a policy that is still random.
+    It acts as the agent inside. `update` pays the bonus, teaches the reward's model and hands the mixture to that
+    agent. In the first `warm_up` updates only the reward learns: its first bonuses are many times larger than later
+    ones and mean nothing. With PPO they are rollouts of a policy that is still random.
 
-    With off-policy agents the bonus of a batch is paid afresh at every update, so it is never out of date. A reward with
-    a memory of episodes cannot do that: put an `IntrinsicRewardEnv` around the environment instead.
+    With off-policy agents the bonus of a batch is paid afresh at every update, so it is never out of date. A reward
+    with a memory of episodes cannot do that: put an `IntrinsicRewardEnv` around the environment instead.
     """
 
     agent: Agent
@@ -84,9 +84,7 @@ class Curious(Agent):
     ) -> tuple[PyTree[Any], PyTree[Any]]:
         return self.agent.act(observation, key, memory)
 
-    def update(
-        self, batch: Rollout | Transition, key: Key[Array, ""]
-    ) -> tuple["Curious", dict[str, Float[Array, ""]]]:
+    def update(self, batch: Rollout | Transition, key: Key[Array, ""]) -> tuple["Curious", dict[str, Float[Array, ""]]]:
         pay_key, reward_key, agent_key = jax.random.split(key, 3)
         if isinstance(batch, Rollout):
             steps, mask = batch.transitions, jnp.asarray(batch.mask)

@@ -4,7 +4,7 @@ The bonus is the variance of what several models predict. Where the world is ran
 mean, so noise that an agent switches on by itself stops to pay: the limit of prediction errors, passed.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import equinox as eqx
@@ -29,8 +29,8 @@ class DisagreementConfig:
     hidden: tuple[int, ...] = (256,)
     encoder: EncoderConfig = PATCHES
     frames: int = 0  # how many of the newest frames of an image stack are seen; 0: all
-    fitting: Fitting = Fitting()
-    scaling: Scaling = Scaling()
+    fitting: Fitting = field(default_factory=Fitting)
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 class Disagreement(IntrinsicReward):

@@ -167,9 +167,7 @@ class InverseModel(eqx.Module):
         discrete = isinstance(action.space, gym_spaces.Discrete)
         return cls(features, head, jnp.zeros(0 if discrete else action.size), action)
 
-    def guess(
-        self, before: Float[Array, "*batch size"], after: Float[Array, "*batch size"]
-    ) -> Categorical | Normal:
+    def guess(self, before: Float[Array, "*batch size"], after: Float[Array, "*batch size"]) -> Categorical | Normal:
         """The distribution of the action between two features."""
         out = self.head(jnp.concatenate([before, after], -1))
         return Normal(out, self.log_std) if self.log_std.size else Categorical(out)

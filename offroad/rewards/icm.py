@@ -8,7 +8,7 @@ It is drawn to whatever it cannot predict: noise that its actions switch on (a t
 it for ever, whatever the features.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import equinox as eqx
@@ -39,8 +39,8 @@ class ICMConfig:
     residual: bool = True  # the forward model predicts the change of the features
     encoder: EncoderConfig = PATCHES
     frames: int = 0  # how many of the newest frames of an image stack are seen; 0: all
-    fitting: Fitting = Fitting()
-    scaling: Scaling = Scaling()
+    fitting: Fitting = field(default_factory=Fitting)
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 class ForwardModel(eqx.Module):

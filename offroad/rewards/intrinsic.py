@@ -54,7 +54,8 @@ class BonusScale(eqx.Module):
 
         discounted, totals = jax.lax.scan(step, self.discounted, (bonus, mask))
         count = jnp.sum(mask)
-        old = jnp.where(count > 0, scaling.decay, 1.0)
+        # A reward that has paid nothing yet, as its model is not ready, has no scale yet.
+        old = jnp.where(jnp.any(totals * mask != 0), scaling.decay, 1.0)
         mean = jnp.sum(totals * mask) / jnp.maximum(count, 1)
         square = jnp.sum(jnp.square(totals) * mask) / jnp.maximum(count, 1)
         return BonusScale(
@@ -128,6 +129,12 @@ class IntrinsicReward(eqx.Module):
             bonus = bonus / scale.std
         return bonus, replace(self, memory=memory, scale=scale)
 
+    def appraise(self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]) -> Float[Array, "T N"]:
+        """The reward as `pay` would give it at the scale reached so far; nothing advances."""
+        bonus, _ = self.bonus(*jax.tree.map(jnp.asarray, (steps, mask)), key)
+        bonus = jnp.where(mask, jax.lax.stop_gradient(bonus), 0.0)
+        return bonus / self.scale.std if self.config.scaling.normalise else bonus
+
     def __mul__(self, weight: float | int) -> "Sum":
         return Sum((self,), jnp.full(1, weight, jnp.float32))
 
@@ -158,13 +165,18 @@ class Sum(eqx.Module):
     def begin(self, num_envs: int) -> "Sum":
         return Sum(tuple(part.begin(num_envs) for part in self.parts), self.weights)
 
-    def pay(
-        self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]
-    ) -> tuple[Float[Array, "T N"], "Sum"]:
+    def pay(self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]) -> tuple[Float[Array, "T N"], "Sum"]:
         keys = jax.random.split(key, len(self.parts))
         paid = [part.pay(steps, mask, k) for part, k in zip(self.parts, keys)]
-        total = sum(self.weights[i] * bonus for i, (bonus, _) in enumerate(paid))
-        return jnp.asarray(total), Sum(tuple(part for _, part in paid), self.weights)
+        total = self._weighted([bonus for bonus, _ in paid])
+        return total, Sum(tuple(part for _, part in paid), self.weights)
+
+    def appraise(self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]) -> Float[Array, "T N"]:
+        keys = jax.random.split(key, len(self.parts))
+        return self._weighted([part.appraise(steps, mask, k) for part, k in zip(self.parts, keys)])
+
+    def _weighted(self, bonuses: list[Array]) -> Float[Array, "T N"]:
+        return jnp.einsum("k,ktn->tn", self.weights, jnp.stack(bonuses))
 
     def update(
         self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]

@@ -1,10 +1,10 @@
 """Random network distillation (Burda et al. 2018, arXiv 1810.12894): the error in predicting a fixed random network.
 
-What was seen often is predicted well. The actions play no part, so noise that nobody can predict is learnt no worse
-than anything else that is always new: RND, too, is drawn to it, but there is an answer to be learnt.
+What was seen often is predicted well. The answer is a function of the observation alone, so there is always something
+to learn; but observations that are never the same twice, such as noise, stay new for long.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import equinox as eqx
@@ -27,8 +27,8 @@ class RNDConfig:
     clip: float = 5.0  # of whitened observations
     encoder: EncoderConfig = PATCHES
     frames: int = 0  # how many of the newest frames of an image stack are seen; 0: all
-    fitting: Fitting = Fitting()
-    scaling: Scaling = Scaling()
+    fitting: Fitting = field(default_factory=Fitting)
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 class RND(IntrinsicReward):
