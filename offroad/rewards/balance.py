@@ -299,8 +299,8 @@ class EIPO(Agent):
     Stages alternate from rollout to rollout. In the max stage pi_E acts, and pi_EI climbs
     `r_E + r_I + alpha A_E`; in the min stage pi_EI acts, and pi_E climbs `(1 + alpha) A_E + A_I - r_E - r_I`, both by
     the performance difference lemma on the other policy's data. Besides, the policy that acted improves its own
-    objective, and its values are fitted. As in the official code, but for three things: the min stage's value is that of
-    `(1 + alpha) r_E + r_I`, as the derivation has it; both policies have an entropy bonus; and alpha follows the
+    objective, and its values are fitted. As in the official code, but for three things: the min stage's value is that
+    of `(1 + alpha) r_E + r_I`, as the derivation has it; both policies have an entropy bonus; and alpha follows the
     gradient of the Lagrangian, never below 0, while the sign in the code, as we read it, is the opposite one.
     """
 
