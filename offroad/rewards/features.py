@@ -70,13 +70,13 @@ class View(eqx.Module):
 
         return see(self.space, self.moments, observation)
 
-    def update(self, observation: PyTree[Any], mask: Bool[Array, "*batch"]) -> "View":
+    def update(self, observation: PyTree[Any], mask: Bool[Any, "*batch"]) -> "View":
         """Takes in observations with any leading axes, where `mask` is True."""
 
         def learn(space: gym_spaces.Space, moments: Any, x: Any) -> Any:
             if isinstance(space, gym_spaces.Dict):
                 return {name: learn(inner, moments[name], x[name]) for name, inner in space.spaces.items()}
-            return None if moments is None else moments.update(_newest(space, x, self.frames), mask)
+            return None if moments is None else moments.update(_newest(space, x, self.frames), jnp.asarray(mask))
 
         return replace(self, moments=learn(self.space, self.moments, observation))
 

@@ -9,7 +9,7 @@ it for ever, whatever the features.
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -24,14 +24,14 @@ from offroad.nets.relational import EncoderConfig
 from offroad.rewards.features import PATCHES, ActionCode, Features, InverseModel, View
 from offroad.rewards.intrinsic import BonusScale, Fitting, IntrinsicReward, Scaling, weighted_mean
 
-FeatureSpace = Literal["inverse", "random", "pixels"]
+FEATURES = ("inverse", "random", "pixels")
 
 
 @dataclass(frozen=True)
 class ICMConfig:
     """Defaults: the paper's losses with a gradient that stops at the target, as in the large-scale study."""
 
-    features: FeatureSpace = "inverse"
+    features: str = "inverse"  # or "random", "pixels"
     size: int = 64  # of the features
     hidden: tuple[int, ...] = (256,)  # of every MLP
     beta: float = 0.2  # weight of the forward loss; 1 - beta is that of the inverse loss
@@ -79,8 +79,8 @@ class ICM(IntrinsicReward):
 
     @classmethod
     def create(cls, spaces: Spaces, config: ICMConfig, key: Key[Array, ""]) -> "ICM":
-        if config.features not in get_args(FeatureSpace):
-            raise unknown("feature space", config.features, get_args(FeatureSpace))
+        if config.features not in FEATURES:
+            raise unknown("feature space", config.features, FEATURES)
         features_key, forward_key = jax.random.split(key)
         view, action = View.create(spaces, config.frames), ActionCode(spaces)
         inverse = features = None

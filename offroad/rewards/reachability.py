@@ -13,7 +13,7 @@ embedding that still learns finds out how to move the embedding instead of itsel
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -29,12 +29,12 @@ from offroad.rewards.features import PATCHES, Features, View
 from offroad.rewards.intrinsic import BonusScale, Fitting, IntrinsicReward, Scaling, weighted_mean
 from offroad.rewards.memory import EpisodeMemory, walk
 
-Kind = Literal["contrastive", "comparator"]
+KINDS = ("contrastive", "comparator")
 
 
 @dataclass(frozen=True)
 class ReachabilityConfig:
-    kind: Kind = "contrastive"
+    kind: str = "contrastive"  # or "comparator"
     fit_updates: int = 9  # updates that teach the embedding, after which it is frozen; until then the bonus is 0
     batches: int = 72  # gradient steps in each of them, on `fitting.minibatch` pairs
     window: int = 8  # pairs at most so many steps apart are neighbours
@@ -78,8 +78,8 @@ class Reachability(IntrinsicReward):
 
     @classmethod
     def create(cls, spaces: Spaces, config: ReachabilityConfig, key: Key[Array, ""]) -> "Reachability":
-        if config.kind not in get_args(Kind):
-            raise unknown("kind of reachability", config.kind, get_args(Kind))
+        if config.kind not in KINDS:
+            raise unknown("kind of reachability", config.kind, KINDS)
         features_key, comparator_key = jax.random.split(key)
         view = View.create(spaces, config.frames)
         comparator = None
