@@ -30,8 +30,8 @@ class CountsConfig:
 
     bins: int = 10  # of every column of a box
     columns: tuple[int, ...] = ()  # which entries of a box are counted; empty: all
-    low: tuple[float, ...] = ()  # of these columns; empty: the space's own bounds
-    high: tuple[float, ...] = ()
+    low: tuple[float | int, ...] = ()  # of these columns; empty: the space's own bounds
+    high: tuple[float | int, ...] = ()
     episodic: bool = False  # count within each episode instead of over all time
     scaling: Scaling = field(default_factory=Scaling)
 

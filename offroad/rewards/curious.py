@@ -85,12 +85,13 @@ class Curious(Agent):
         return self.agent.act(observation, key, memory)
 
     def update(self, batch: Rollout | Transition, key: Key[Array, ""]) -> tuple["Curious", dict[str, Float[Array, ""]]]:
+        batch = jax.tree.map(jnp.asarray, batch)
         pay_key, reward_key, agent_key = jax.random.split(key, 3)
         if isinstance(batch, Rollout):
-            steps, mask = batch.transitions, jnp.asarray(batch.mask)
+            steps, mask = batch.transitions, batch.mask
             bonus, reward = self.reward.pay(steps, mask, pay_key)
         else:
-            steps = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+            steps = jax.tree.map(lambda x: x[None], batch)
             mask = jnp.ones(steps.reward.shape, bool)
             bonus, reward = pay_unordered(self.reward, steps, pay_key)
         reward, found = reward.update(steps, mask, reward_key)

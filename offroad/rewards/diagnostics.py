@@ -58,9 +58,9 @@ def feature_rank(features: Float[Any, "batch size"]) -> float:
 def bonus_map(
     positions: Float[Any, "*batch 2"],
     bonus: Float[Any, "*batch"],
-    low: tuple[float, float],
-    high: tuple[float, float],
-    cell: float,
+    low: tuple[float | int, float | int],
+    high: tuple[float | int, float | int],
+    cell: float | int,
 ) -> tuple[Float[np.ndarray, "rows columns"], Float[np.ndarray, "rows columns"]]:
     """Where the bonus is paid: its mean in square cells of side `cell` between `low` and `high`, (x, y) each.
 

@@ -12,6 +12,10 @@ from offroad.errors import OffroadError
 from offroad.rewards.intrinsic import IntrinsicReward, Sum
 
 
+STORED = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
+"""What the wrapper keeps of every step."""
+
+
 class IntrinsicRewardEnv(VectorWrapper):
     """`reward = extrinsic * reward + intrinsic * bonus`, for any Gymnasium vector environment that resets itself.
 
@@ -24,8 +28,8 @@ class IntrinsicRewardEnv(VectorWrapper):
         self,
         env: VectorEnv,
         reward: IntrinsicReward | Sum,
-        extrinsic: float = 1.0,
-        intrinsic: float = 1.0,
+        extrinsic: float | int = 1.0,
+        intrinsic: float | int = 1.0,
         update_every: int = 128,
         seed: int = 0,
     ):
@@ -103,7 +107,7 @@ class IntrinsicRewardEnv(VectorWrapper):
         """None if the environment's own state cannot be saved."""
         if not hasattr(type(self.env), "get_state"):
             return None
-        pending = [leaf for part in self._pending for leaf in jax.tree.leaves(part)]
+        pending = [{name: getattr(steps, name) for name in STORED} | {"mask": mask} for steps, mask in self._pending]
         return {
             "env": self.env.get_state(),  # pyright: ignore[reportAttributeAccessIssue]
             "reward": [np.asarray(leaf) for leaf in jax.tree.leaves(self.intrinsic_reward)],
@@ -119,11 +123,9 @@ class IntrinsicRewardEnv(VectorWrapper):
         structure = jax.tree.structure(self.intrinsic_reward)
         self.intrinsic_reward = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in state["reward"]])
         self._observation, self._fake, self._count = state["observation"], state["fake"], state["count"]
-        leaves = state["pending"]
-        example = Transition(self._observation, 0, 0, self._observation, 0, 0), 0
-        one = jax.tree.structure(example)
-        size = one.num_leaves
-        self._pending = [one.unflatten(leaves[i : i + size]) for i in range(0, len(leaves), size)]
+        self._pending = [
+            (Transition(**{name: part[name] for name in STORED}), part["mask"]) for part in state["pending"]
+        ]
 
 
 def _put(whole: Any, world: int, part: Any) -> None:

@@ -39,7 +39,7 @@ def random_steps(spaces_=VECTOR, time=12, seed=0, ends=0.2):
 class Lock(FuncEnv):
     """A chain of `LENGTH` states: one action leads on, the other back to the start. Only the last state pays."""
 
-    LENGTH = 12
+    LENGTH = 20
     observation_space = spaces.Discrete(LENGTH)
     action_space = spaces.Discrete(2)
 
