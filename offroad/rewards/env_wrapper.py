@@ -11,7 +11,6 @@ from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.rewards.intrinsic import IntrinsicReward, Sum
 
-
 STORED = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
 """What the wrapper keeps of every step."""
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worlds import KEY, VECTOR, random_steps
+from worlds import KEY, VECTOR, pay, random_steps, update
 
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
@@ -48,7 +48,7 @@ def visits(*worlds, done=()):
 
 def test_the_inverse_matrix_of_e3b_is_the_inverse_of_the_matrix():
     reward, (steps, mask) = e3b(ridge=0.3), random_steps(ends=0.15)
-    bonus, paid = reward.pay(steps, mask, KEY)
+    bonus, paid = pay(reward, steps, mask)
     before, after = np.asarray(reward.features(steps.observation)), np.asarray(reward.features(steps.next_observation))
     done = steps.terminated | steps.truncated
     for world in range(2):
@@ -71,16 +71,16 @@ def test_a_rollout_in_two_parts_is_paid_like_a_whole_one(make):
     """Memories cross the border between rollouts and are empty after the end of an episode."""
     reward = make()
     steps, mask = random_steps(reward.spaces)
-    whole, after = reward.pay(steps, mask, KEY)
+    whole, after = pay(reward, steps, mask)
     parts = []
     for part in (slice(0, 5), slice(5, 12)):
-        bonus, reward = reward.pay(*jax.tree.map(lambda x: x[part], (steps, mask)), KEY)  # noqa: B023
+        bonus, reward = pay(reward, *jax.tree.map(lambda x: x[part], (steps, mask)))  # noqa: B023
         parts.append(bonus)
     np.testing.assert_allclose(np.concatenate(parts), whole, rtol=1e-4)
     # The worlds do not know each other, and a new episode knows nothing of the one before.
     last = int(np.flatnonzero((steps.terminated | steps.truncated)[:, 0] & mask[:, 0])[-1])
     tail = jax.tree.map(lambda x: x[last + 1 :, :1], (steps, mask))
-    np.testing.assert_allclose(make().begin(1).pay(*tail, KEY)[0][:, 0], whole[last + 1 :, 0], rtol=1e-4)
+    np.testing.assert_allclose(pay(make().begin(1), *tail)[0][:, 0], whole[last + 1 :, 0], rtol=1e-4)
     assert after.episodic
 
 
@@ -91,9 +91,9 @@ def test_a_fake_step_between_episodes_leaves_no_trace():
     steps.terminated[4] = True
     mask[5] = False
     without = jax.tree.map(lambda x: np.delete(x, 5, axis=0), (steps, mask))
-    bonus, _ = reward.pay(steps, mask, KEY)
+    bonus, _ = pay(reward, steps, mask)
     assert np.all(np.asarray(bonus)[5] == 0)
-    np.testing.assert_array_equal(np.delete(np.asarray(bonus), 5, axis=0), reward.pay(*without, KEY)[0])
+    np.testing.assert_array_equal(np.delete(np.asarray(bonus), 5, axis=0), pay(reward, *without)[0])
 
 
 def test_a_place_pays_once_in_an_episode():
@@ -105,14 +105,14 @@ def test_a_place_pays_once_in_an_episode():
         next_observation=np.stack([there, here, there, here]),
         terminated=np.array([[0, 0], [0, 1], [0, 0], [0, 0]], bool),
     )
-    bonus, paid = reward.pay(steps, np.ones((4, 2), bool), KEY)
+    bonus, paid = pay(reward, steps, np.ones((4, 2), bool))
     np.testing.assert_array_equal(bonus, [[1, 1], [0, 0], [0, 1], [0, 0]])
     np.testing.assert_array_equal(paid.memory.content.count, [2, 2])
 
 
 def test_a_full_memory_makes_room():
     reward, (steps, mask) = frozen(threshold=1.1, capacity=3), random_steps(ends=0.0)
-    _, paid = reward.pay(steps, np.ones_like(mask), KEY)
+    _, paid = pay(reward, steps, np.ones_like(mask))
     np.testing.assert_array_equal(paid.memory.content.count, [3, 3])
     lengths = np.linalg.norm(paid.memory.content.slots, axis=-1)
     np.testing.assert_allclose(lengths, 1, rtol=1e-4)
@@ -128,14 +128,14 @@ def test_reachability_learns_what_is_near_and_freezes(kind):
     steps = Transition(path[:-1], none.astype(int), np.zeros((time, 2), np.float32), path[1:], none, none)
     fitting = Fitting(minibatch=64, learning_rate=1e-2)
     reward = reachability(kind=kind, fitting=fitting, gap=2, window=4)
-    assert np.all(reward.pay(steps, ~none, KEY)[0] == 0)  # not before it is frozen
+    assert np.all(pay(reward, steps, ~none)[0] == 0)  # not before it is frozen
     learnt, loss = reward.fit(steps, ~none, KEY, batches=100)
     assert loss < 0.9 * reward.fit(steps, ~none, KEY, batches=1)[1]
-    again, metrics = jax.jit(lambda r: r.update(steps, ~none, KEY))(learnt)
+    again, metrics = update(learnt, steps, ~none)
     assert metrics["frozen"] == 1
     for a, b in zip(jax.tree.leaves(learnt), jax.tree.leaves(again)):
         np.testing.assert_array_equal(a, b)
-    bonus = np.asarray(learnt.pay(steps, ~none, KEY)[0])
+    bonus = np.asarray(pay(learnt, steps, ~none)[0])
     assert bonus.max() > 0
     if kind == "contrastive":
         assert set(np.unique(bonus)) == {0.0, 1.0}
@@ -148,7 +148,7 @@ def test_updates_teach_reachability_until_it_is_frozen():
     seen = []
     for _ in range(3):
         before = np.asarray(reward.model.features.head.layers[0].weight)
-        reward, _ = reward.update(steps, mask, KEY)
+        reward, _ = update(reward, steps, mask)
         seen.append(not np.array_equal(before, reward.model.features.head.layers[0].weight))
     assert seen == [True, True, False]
 
@@ -156,20 +156,20 @@ def test_updates_teach_reachability_until_it_is_frozen():
 def test_counts_are_exact():
     reward = counts()
     steps, mask = visits([0, 1, 1, 4], [0, 1, 2, 2])
-    bonus, paid = reward.pay(steps, mask, KEY)
+    bonus, paid = pay(reward, steps, mask)
     np.testing.assert_array_equal(bonus, 1)  # what was known before
-    learnt, metrics = paid.update(steps, mask, KEY)
+    learnt, metrics = update(paid, steps, mask)
     np.testing.assert_array_equal(learnt.table, [0, 3, 2, 0, 1])
     assert metrics["cells_seen"] == 3
-    bonus, _ = learnt.pay(steps, mask, KEY)
+    bonus, _ = pay(learnt, steps, mask)
     np.testing.assert_allclose(bonus, 1 / np.sqrt(1 + np.array([[3, 3], [3, 2], [1, 2]])), rtol=1e-6)
-    unseen, _ = reward.update(steps, ~mask, KEY)
+    unseen, _ = update(reward, steps, ~mask)
     np.testing.assert_array_equal(unseen.table, 0)
 
 
 def test_counts_within_an_episode_are_exact_to_the_step():
     steps, mask = visits([0, 1, 0, 1, 1], [0, 1, 1, 1, 1], done=[(1, 1)])
-    bonus, _ = counts(episodic=True).pay(steps, mask, KEY)
+    bonus, _ = pay(counts(episodic=True), steps, mask)
     # World 1 ends after its second step; its next episode begins in cell 1, which is then known.
     expected = np.array([[0, 0], [1, 1], [1, 1], [2, 2]])
     np.testing.assert_allclose(bonus, 1 / np.sqrt(1 + expected), rtol=1e-6)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
-from worlds import KEY, VECTOR, random_steps
+from worlds import KEY, VECTOR, appraise, random_steps, update
 
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
@@ -34,8 +34,8 @@ PREDICTIVE = {
 @pytest.mark.parametrize("name", PREDICTIVE)
 def test_the_bonus_of_a_transition_does_not_depend_on_its_company(name):
     reward, (steps, mask) = PREDICTIVE[name](), random_steps()
-    whole = reward.appraise(steps, mask, KEY)
-    alone = reward.appraise(jax.tree.map(lambda x: x[3:4, 1:], steps), mask[3:4, 1:], KEY)
+    whole = appraise(reward, steps, mask)
+    alone = appraise(reward, jax.tree.map(lambda x: x[3:4, 1:], steps), mask[3:4, 1:])
     assert np.all(np.asarray(whole)[~mask] == 0)
     assert np.all(np.asarray(whole)[mask] > 0)
     np.testing.assert_allclose(alone[0, 0], whole[3, 1], rtol=1e-4)
@@ -48,7 +48,7 @@ def test_what_the_mask_leaves_out_is_never_learnt(name):
         lambda x: np.where(mask.reshape(*mask.shape, *(1,) * (x.ndim - 2)), x, x.dtype.type(1)), steps
     )
     garbage = replace(garbage, next_observation=np.where(mask[..., None], steps.next_observation, np.float32(1e3)))
-    one, other = (reward.update(x, mask, KEY)[0] for x in (steps, garbage))
+    one, other = (update(reward, x, mask)[0] for x in (steps, garbage))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
         np.testing.assert_array_equal(a, b)
 
@@ -71,7 +71,7 @@ def test_the_forward_loss_has_no_gradient_at_its_target():
 def test_random_features_do_not_learn():
     steps, mask = random_steps()
     for reward in (icm("random"), PREDICTIVE["disagreement"](), PREDICTIVE["rnd"]()):
-        learnt, _ = reward.update(steps, mask, KEY)
+        learnt, _ = update(reward, steps, mask)
         fixed = {ICM: lambda r: r.model.features, Disagreement: lambda r: r.features, RND: lambda r: r.target}[
             type(reward)
         ]
@@ -86,9 +86,9 @@ def test_the_bonus_falls_on_what_repeats_and_stays_on_what_is_new():
     fitting = Fitting(epochs=40, minibatch=64, learning_rate=3e-3)
     reward = RND.create(VECTOR, RNDConfig(**SMALL, proportion=1.0, fitting=fitting, scaling=Scaling(False)), KEY)
     reward = replace(reward, view=reward.view.update(steps.next_observation, mask))
-    learnt, _ = jax.jit(lambda r: r.update(steps, mask, KEY))(reward)
-    known, unknown = (float(learnt.appraise(x, mask, KEY).mean()) for x in (steps, new))
-    assert known < 0.3 * float(reward.appraise(steps, mask, KEY).mean())
+    learnt, _ = update(reward, steps, mask)
+    known, unknown = (float(appraise(learnt, x, mask).mean()) for x in (steps, new))
+    assert known < 0.3 * float(appraise(reward, steps, mask).mean())
     assert unknown > 10 * known
 
 
@@ -108,7 +108,7 @@ def test_features_of_the_inverse_model_ignore_noise_that_pixels_are_drawn_to():
         """How far the bonus moves when only the noise changes, against its whole spread."""
         fitting = Fitting(epochs=60, minibatch=128, learning_rate=3e-3)
         reward = icm(features, space, beta=0.5, fitting=fitting, scaling=Scaling(False))
-        reward, metrics = jax.jit(lambda r: r.update(steps, mask, KEY))(reward)
+        reward, metrics = update(reward, steps, mask)
         phi = np.asarray(reward.features(after)).reshape(-1, 9 if features == "pixels" else 4)
         quiet = np.asarray(reward.features(after * ([1] + [0] * 8))).reshape(phi.shape)
         return np.var(phi - quiet, 0).sum() / np.var(phi, 0).sum(), metrics
@@ -138,10 +138,10 @@ def test_real_valued_actions_and_images_are_seen():
         reward = kind.create(space, config(**SMALL, encoder=encoder, frames=1), KEY)
         old = eqx.tree_at(lambda s: s.next_observation["camera"], steps, steps.next_observation["camera"].copy())
         old.next_observation["camera"][..., :3] = 0  # only the newest frame is seen
-        bonus = reward.appraise(steps, ~none, KEY)
-        np.testing.assert_array_equal(bonus, reward.appraise(old, ~none, KEY))
+        bonus = appraise(reward, steps, ~none)
+        np.testing.assert_array_equal(bonus, appraise(reward, old, ~none))
         assert np.isfinite(bonus).all()
-        assert all(np.isfinite(v) for v in reward.update(steps, ~none, KEY)[1].values())
+        assert all(np.isfinite(v) for v in update(reward, steps, ~none)[1].values())
     assert icm("pixels", space, encoder=encoder, frames=1).view.size == 16 * 16 + 2
 
 

@@ -14,6 +14,21 @@ VECTOR = Spaces(spaces.Box(-5.0, 5.0, (3,), np.float32), spaces.Discrete(3), 2)
 KEY = jax.random.key(0)
 
 
+@jax.jit
+def pay(reward, steps, mask):
+    return reward.pay(steps, mask, KEY)
+
+
+@jax.jit
+def update(reward, steps, mask):
+    return reward.update(steps, mask, KEY)
+
+
+@jax.jit
+def appraise(reward, steps, mask):
+    return reward.appraise(steps, mask, KEY)
+
+
 def random_steps(spaces_=VECTOR, time=12, seed=0, ends=0.2):
     """Transitions `[time, N]` without order in them, and a mask that leaves some out."""
     rng, shape = np.random.default_rng(seed), (time, spaces_.num_envs)
