@@ -225,7 +225,8 @@ class TwoValuePPO(Agent):
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]
         cls, spaces: Spaces, config: TwoValuePPOConfig, key: Key[Array, ""], *, reward: IntrinsicReward | Sum
     ) -> "TwoValuePPO":
-        return cls(Learner.create(spaces, config.ppo, reward, 1, 2, key), spaces, config)
+        learner = Learner.create(spaces, config.ppo, reward, 1, 2, key)
+        return cls(learner=learner, spaces=spaces, config=config)
 
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()
@@ -315,7 +316,8 @@ class EIPO(Agent):
         cls, spaces: Spaces, config: EIPOConfig, key: Key[Array, ""], *, reward: IntrinsicReward | Sum
     ) -> "EIPO":
         learner = Learner.create(spaces, config.ppo, reward, 2, 3, key)
-        return cls(learner, jnp.float32(config.alpha), jnp.array(True), spaces, config)
+        alpha = jnp.asarray(config.alpha, jnp.float32)
+        return cls(learner=learner, alpha=alpha, max_stage=jnp.array(True), spaces=spaces, config=config)
 
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()

@@ -61,11 +61,11 @@ class Curious(Agent):
         """`agent` and `reward` of these kinds, created with the configs inside `config`."""
         agent_key, reward_key = jax.random.split(key)
         return cls(
-            agent.create(spaces, config.agent, agent_key),
-            reward.create(spaces, config.reward, reward_key),
-            config.extrinsic,
-            config.intrinsic,
-            config.warm_up,
+            agent=agent.create(spaces, config.agent, agent_key),
+            reward=reward.create(spaces, config.reward, reward_key),
+            extrinsic=config.extrinsic,
+            intrinsic=config.intrinsic,
+            warm_up=config.warm_up,
         )
 
     @property

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces as gym_spaces
+from gymnasium.spaces.utils import flatdim
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from offroad.agents.agent import ActionScale
@@ -56,7 +57,7 @@ class View(eqx.Module):
     @property
     def size(self) -> int:
         """The length of `flat`."""
-        return gym_spaces.utils.flatdim(self.space)
+        return flatdim(self.space)
 
     def __call__(self, observation: PyTree[Any]) -> PyTree[Array]:
         def see(space: gym_spaces.Space, moments: Any, x: Any) -> Any:

@@ -131,7 +131,8 @@ class IntrinsicReward(eqx.Module):
 
     def appraise(self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]) -> Float[Array, "T N"]:
         """The reward as `pay` would give it at the scale reached so far; nothing advances."""
-        bonus, _ = self.bonus(*jax.tree.map(jnp.asarray, (steps, mask)), key)
+        steps, mask = jax.tree.map(jnp.asarray, (steps, mask))
+        bonus, _ = self.bonus(steps, mask, key)
         bonus = jnp.where(mask, jax.lax.stop_gradient(bonus), 0.0)
         return bonus / self.scale.std if self.config.scaling.normalise else bonus
 
