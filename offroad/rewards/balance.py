@@ -191,9 +191,7 @@ class Learner(eqx.Module):
         self, network: Heads, state: PyTree[Array], batch: Rollout, config: PPOConfig, warm_up: int
     ) -> "Learner":
         """After an update's epochs. In the first `warm_up` updates the policy stays as it is."""
-        norm = self.observation_norm
-        if config.normalise_observation:
-            norm = norm.update(batch.transitions.observation, batch.mask)
+        norm = self.observation_norm.update(batch.transitions.observation, batch.mask)
         new, old = (network, state, norm), (self.network, self.optimiser_state, self.observation_norm)
         network, state, norm = jax.tree.map(lambda a, b: jnp.where(self.updates >= warm_up, a, b), new, old)
         return replace(self, network=network, optimiser_state=state, observation_norm=norm, updates=self.updates + 1)
@@ -273,9 +271,8 @@ class TwoValuePPO(Agent):
         ]
         entropy = _mean(policy.entropy(), sample.weight)
         loss = policy_loss + ppo.value_weight * sum(errors) - ppo.entropy * entropy
-        return loss, {"policy_loss": policy_loss, "value_loss": errors[0], "bonus_value_loss": errors[1]} | {
-            "entropy": entropy
-        }
+        found = {"policy_loss": policy_loss, "value_loss": errors[0], "bonus_value_loss": errors[1]}
+        return loss, found | {"entropy": entropy}
 
 
 @dataclass(frozen=True)
