@@ -60,7 +60,7 @@ class Curious(Agent):
     ) -> "Curious":
         """`agent` and `reward` of these kinds, created with the configs inside `config`."""
         agent_key, reward_key = jax.random.split(key)
-        return cls(
+        return cls(  # pyright: ignore[reportCallIssue]  (spaces and config are properties)
             agent=agent.create(spaces, config.agent, agent_key),
             reward=reward.create(spaces, config.reward, reward_key),
             extrinsic=config.extrinsic,
