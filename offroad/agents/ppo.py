@@ -6,6 +6,7 @@ observation that an encoder reads, with or without a recurrent core. The whole u
 one compiled call.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,22 +109,7 @@ class PPO(Agent):
 
     @classmethod
     def create(cls, spaces: Spaces, config: PPOConfig, key: Key[Array, ""]) -> "PPO":
-        match spaces.action:
-            case gym_spaces.Box(shape=(size,)):
-                log_std = jnp.full(size, jnp.log(config.initial_std), jnp.float32)
-            case gym_spaces.Discrete():
-                size, log_std = int(spaces.action.n), jnp.zeros(0)
-            case _:
-                raise OffroadError(f"ppo acts in Box (one-dimensional) and Discrete spaces, not in {spaces.action}")
-        batch = config.rollout * spaces.num_envs
-        unit = config.rollout if config.recurrent else 1  # a recurrent minibatch is made of whole sequences
-        if batch % config.minibatch or config.minibatch % unit:
-            raise OffroadError(
-                f"ppo cannot cut a batch of rollout {config.rollout} x {spaces.num_envs} environments = {batch} "
-                f"transitions into minibatches of {config.minibatch}"
-                + (f" made of whole sequences of {unit}" if config.recurrent else "")
-                + "; choose a minibatch that divides it"
-            )
+        size, log_std = head_of(spaces, config)
         encoder_key, privileged_key, core_key, actor_key, critic_key = jax.random.split(key, 5)
         seen, hidden = _split(spaces.observation, config.critic_only)
         encoder = config.encoder.build(seen, encoder_key)
@@ -146,7 +132,7 @@ class PPO(Agent):
         )
         return cls(
             network=network,
-            optimiser_state=_optimiser(config).init(network),  # pyright: ignore[reportArgumentType]
+            optimiser_state=make_optimiser(config).init(network),  # pyright: ignore[reportArgumentType]
             observation_norm=ObservationNorm.create(spaces.observation),
             return_norm=ReturnNorm.create(spaces.num_envs),
             spaces=spaces,
@@ -165,7 +151,7 @@ class PPO(Agent):
         num_envs = jax.tree.leaves(one_step)[0].shape[1]
         features, memory = self.network.features(one_step, memory, jnp.zeros((1, num_envs), bool))
         policy = self.network.policy(features[0])
-        return self._to_env(policy.mode() if key is None else policy.sample(key)), memory
+        return to_env(self.spaces.action, policy.mode() if key is None else policy.sample(key)), memory
 
     def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple["PPO", dict[str, Float[Array, ""]]]:
         batch, config = jax.tree.map(jnp.asarray, batch), self.config
@@ -181,7 +167,7 @@ class PPO(Agent):
         ended = done | ~batch.mask
         reset = jnp.concatenate([jnp.zeros_like(ended[:1]), ended[:-1]])
         features, _ = self.network.features(observation, batch.memory, reset)
-        action = self._to_unit(steps.action)
+        action = to_policy(self.spaces.action, steps.action)
         value = self.network.value(features, observation)
         next_value = self.network.value(self._following_features(features, following), following)
         advantage = generalised_advantages(
@@ -199,7 +185,9 @@ class PPO(Agent):
         # [T, N] -> [time, sequence]: without memory every step is a sequence of its own.
         if self.network.core is None:
             sample = jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), sample)
-        network, optimiser_state, metrics = self._epochs(sample, batch.memory, key)
+        network, optimiser_state, metrics = minibatch_epochs(
+            self._loss, self.network, self.optimiser_state, sample, batch.memory, key, config
+        )
 
         residual = advantage * weight
         variance = jnp.var(sample.target, where=sample.weight > 0)
@@ -217,31 +205,6 @@ class PPO(Agent):
         )
         return agent, metrics
 
-    def _epochs(
-        self, sample: _Sample, memory: PyTree[Any], key: Key[Array, ""]
-    ) -> tuple[ActorCritic, PyTree[Array], dict[str, Array]]:
-        """All epochs of minibatch steps on one rollout."""
-        config = self.config
-        time, sequences = sample.weight.shape
-        per_minibatch = config.minibatch // time
-        optimiser = _optimiser(config)
-
-        def minibatch_step(carry: Any, index: Array) -> tuple[Any, dict[str, Array]]:
-            network, state = carry
-            part = jax.tree.map(lambda x: x[:, index], sample)
-            start = jax.tree.map(lambda x: x[index], memory)
-            (_, metrics), gradient = jax.value_and_grad(self._loss, has_aux=True)(network, part, start)
-            change, state = optimiser.update(gradient, state, network)
-            return (optax.apply_updates(network, change), state), metrics
-
-        def epoch(carry: Any, key: Key[Array, ""]) -> tuple[Any, dict[str, Array]]:
-            order = jax.random.permutation(key, sequences).reshape(-1, per_minibatch)
-            return jax.lax.scan(minibatch_step, carry, order)
-
-        carry = (self.network, self.optimiser_state)
-        (network, state), metrics = jax.lax.scan(epoch, carry, jax.random.split(key, config.epochs))
-        return network, state, jax.tree.map(jnp.mean, metrics)
-
     def _loss(
         self, network: ActorCritic, sample: _Sample, memory: PyTree[Any]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
@@ -257,8 +220,7 @@ class PPO(Agent):
         advantage /= jnp.sqrt(mean(jnp.square(advantage))) + 1e-8
         log_ratio = policy.log_prob(sample.action) - sample.log_prob
         ratio = jnp.exp(log_ratio)
-        clipped = jnp.clip(ratio, 1 - config.clip, 1 + config.clip)
-        policy_loss = -mean(jnp.minimum(ratio * advantage, clipped * advantage))  # equation 7
+        policy_loss = -mean(clipped_surrogate(ratio, advantage, config.clip))
         value_loss = mean(jnp.square(network.value(features, sample.observation) - sample.target))
         entropy = mean(policy.entropy())
         loss = policy_loss + config.value_weight * value_loss - config.entropy * entropy
@@ -283,16 +245,6 @@ class PPO(Agent):
     def _normalise(self, observation: PyTree[Any]) -> PyTree[Any]:
         return self.observation_norm(observation) if self.config.normalise_observation else observation
 
-    def _to_env(self, action: Array) -> Array:
-        if isinstance(self.spaces.action, gym_spaces.Box):
-            return ActionScale(self.spaces.action).to_env(action)
-        return action + int(self.spaces.action.start)  # pyright: ignore[reportAttributeAccessIssue]
-
-    def _to_unit(self, action: Array) -> Array:
-        if isinstance(self.spaces.action, gym_spaces.Box):
-            return ActionScale(self.spaces.action).to_unit(action)
-        return action - int(self.spaces.action.start)  # pyright: ignore[reportAttributeAccessIssue]
-
 
 def _split(space: gym_spaces.Space, critic_only: tuple[str, ...]) -> tuple[gym_spaces.Space, gym_spaces.Space | None]:
     """What both see, and what only the critic sees."""
@@ -306,6 +258,27 @@ def _split(space: gym_spaces.Space, critic_only: tuple[str, ...]) -> tuple[gym_s
     parts = space.spaces.items()
     seen = {name: part for name, part in parts if name not in critic_only}
     return gym_spaces.Dict(seen), gym_spaces.Dict({name: part for name, part in parts if name in critic_only})
+
+
+def head_of(spaces: Spaces, config: PPOConfig) -> tuple[int, Float[Array, " action"]]:
+    """Outputs of the policy's head and its initial `log_std`. Raises `OffroadError` if PPO cannot work like that."""
+    match spaces.action:
+        case gym_spaces.Box(shape=(size,)):
+            log_std = jnp.full(size, jnp.log(config.initial_std), jnp.float32)
+        case gym_spaces.Discrete():
+            size, log_std = int(spaces.action.n), jnp.zeros(0)
+        case _:
+            raise OffroadError(f"ppo acts in Box (one-dimensional) and Discrete spaces, not in {spaces.action}")
+    batch = config.rollout * spaces.num_envs
+    unit = config.rollout if config.recurrent else 1  # a recurrent minibatch is made of whole sequences
+    if batch % config.minibatch or config.minibatch % unit:
+        raise OffroadError(
+            f"ppo cannot cut a batch of rollout {config.rollout} x {spaces.num_envs} environments = {batch} "
+            f"transitions into minibatches of {config.minibatch}"
+            + (f" made of whole sequences of {unit}" if config.recurrent else "")
+            + "; choose a minibatch that divides it"
+        )
+    return size, log_std
 
 
 def generalised_advantages(
@@ -332,5 +305,60 @@ def generalised_advantages(
     return advantages
 
 
-def _optimiser(config: PPOConfig) -> optax.GradientTransformation:
+def clipped_surrogate(
+    ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], clip: float
+) -> Float[Array, "*batch"]:
+    """What L^CLIP is the mean of (equation 7): no gain from moving the policy by more than `clip` on one rollout."""
+    clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
+    return jnp.minimum(ratio * advantage, clipped * advantage)
+
+
+def minibatch_epochs(
+    loss: Callable[[Any, Any, Any], tuple[Float[Array, ""], dict[str, Array]]],
+    network: eqx.Module,
+    state: PyTree[Array],
+    sample: PyTree[Array],
+    memory: PyTree[Any],
+    key: Key[Array, ""],
+    config: PPOConfig,
+) -> tuple[Any, PyTree[Array], dict[str, Array]]:
+    """All epochs of minibatch steps on one rollout: `loss(network, part of sample, its memory) -> (scalar, metrics)`.
+
+    `sample` has leaves `[time, sequence, ...]`, `memory` `[sequence, ...]`; a minibatch is made of whole sequences.
+    """
+    time, sequences = jax.tree.leaves(sample)[0].shape[:2]
+    per_minibatch = config.minibatch // time
+    optimiser = make_optimiser(config)
+
+    def minibatch_step(carry: Any, index: Array) -> tuple[Any, dict[str, Array]]:
+        network, state = carry
+        part = jax.tree.map(lambda x: x[:, index], sample)
+        start = jax.tree.map(lambda x: x[index], memory)
+        (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(network, part, start)
+        change, state = optimiser.update(gradient, state, network)
+        return (optax.apply_updates(network, change), state), metrics
+
+    def epoch(carry: Any, key: Key[Array, ""]) -> tuple[Any, dict[str, Array]]:
+        order = jax.random.permutation(key, sequences).reshape(-1, per_minibatch)
+        return jax.lax.scan(minibatch_step, carry, order)
+
+    (network, state), metrics = jax.lax.scan(epoch, (network, state), jax.random.split(key, config.epochs))
+    return network, state, jax.tree.map(jnp.mean, metrics)
+
+
+def to_env(space: gym_spaces.Space, action: Array) -> Array:
+    """What a policy's distribution gives in the environment's units."""
+    if isinstance(space, gym_spaces.Box):
+        return ActionScale(space).to_env(action)
+    return action + int(space.start)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def to_policy(space: gym_spaces.Space, action: Array) -> Array:
+    """The inverse of `to_env`."""
+    if isinstance(space, gym_spaces.Box):
+        return ActionScale(space).to_unit(action)
+    return action - int(space.start)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def make_optimiser(config: PPOConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(config.learning_rate, eps=1e-5))
