@@ -57,6 +57,11 @@ def register() -> None:
             max_episode_steps=KITCHEN_STEPS,
             kwargs={"tasks": tasks},
         )
+    gym.register(
+        "offroad/DoomMaze-v0",
+        entry_point="offroad.envs.doom:make_single",
+        vector_entry_point="offroad.envs.doom:make_vector",
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
