@@ -1,7 +1,7 @@
 """Worlds that live in other processes or in C, as one vector environment whose threads step them side by side.
 
-A `World` is one of them: a game engine, an emulator. It must release Python's lock while it computes. `ThreadedVectorEnv`
-owns seeding, autoreset and closing; `SingleWorldEnv` is a batch of one as a `gymnasium.Env`.
+A `World` is one of them: a game engine, an emulator. It must release Python's lock while it computes.
+`ThreadedVectorEnv` owns seeding, autoreset and closing; `SingleWorldEnv` is a batch of one as a `gymnasium.Env`.
 """
 
 import os

@@ -99,13 +99,14 @@ def test_sectors_and_cells(level):
     assert level.sector(np.array([[0.0, 0.0], [2000.0, -100.0]])).tolist() == [-1, -1]
     assert len(set(level.sector(np.array([level.goal, [1039.0, -350.0]])))) == 1
     # Cells are numbered from the south-west corner.
-    corner = level.low + [[1.0, 1.0], [65.0, 1.0], [1.0, 65.0]]
+    corner = level.low + np.array([[1.0, 1.0], [65.0, 1.0], [1.0, 65.0]])
     assert level.cell(corner).tolist() == [0, 1, level.shape[1]]
 
 
 def test_mirrored_level_has_the_same_sectors(level):
     random = np.random.default_rng(0)
-    position = level.low + random.random((200, 2)) * level.size
+    left, right, bottom, top = level.extent
+    position = random.uniform([left, bottom], [right, top], (200, 2))
     other = maze._level(True)
     np.testing.assert_array_equal(other.sector(position * [1, -1]), level.sector(position))
     assert {spot: (x, -y) for spot, (x, y) in level.spots.items()} == other.spots
@@ -117,7 +118,7 @@ def test_coverage_counts_cells_on_the_way(level):
     coverage.begin(both, start)
     assert coverage.metrics() == {}
     # 100 units to the east from x = 200: cells [192, 256) and [256, 320). The other stays where it is.
-    assert coverage.move(both, start + [[100.0, 0.0], [0.0, 0.0]]).tolist() == [1, 0]
+    assert coverage.move(both, start + np.array([[100.0, 0.0], [0.0, 0.0]])).tolist() == [1, 0]
     assert coverage.move(both, start).tolist() == [0, 0]
     only = np.array([True, False])
     assert coverage.move(only, start + 60.0).tolist() == [
@@ -164,7 +165,6 @@ def test_noise_covers_its_share_and_the_rest_stands_still(dense):
     # White noise repeats a value once in 256 times. No texture is animated.
     assert changes[..., 25:].mean() == pytest.approx(255 / 256, abs=0.01)
     assert not changes[..., :25].any()
-    assert 17 / 42 == pytest.approx(0.4, abs=0.01)
 
 
 def test_no_texture_set_is_animated():
@@ -264,7 +264,7 @@ def test_time_limit_modes_and_cells():
                 done = terminated | truncated
                 resetting = "_tics" in info and (info["tics"] == 0)[0] and mode is AutoresetMode.NEXT_STEP
                 last = np.stack(info["final_obs"]) if done[0] and "final_obs" in info else observation
-                tics = (info["final_info"] if "final_info" in info else info)["tics"]
+                tics = info.get("final_info", info)["tics"]
                 if not resetting:
                     rows.append((last, reward, truncated, tics, env.unwrapped.coverage.cells.sum(1)))
                 if done.any() and mode is AutoresetMode.DISABLED:

@@ -1,7 +1,5 @@
 """Where things are in a Doom map: walls, sectors, start spots and a grid of cells, read from the map's text."""
 
-from functools import cached_property
-
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
@@ -43,10 +41,11 @@ class Level:
         """Of the whole grid; those inside the walls are fewer."""
         return self.shape[0] * self.shape[1]
 
-    @cached_property
-    def size(self) -> tuple[float, float]:
-        """Width and height of the grid in map units."""
-        return self.shape[1] * CELL, self.shape[0] * CELL
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """Of the grid: left, right, bottom, top."""
+        (left, bottom), (rows, columns) = self.low.tolist(), self.shape
+        return left, left + columns * CELL, bottom, bottom + rows * CELL
 
     def cell(self, position: Float[ndarray, "*n N 2"]) -> Int[ndarray, "*n N"]:
         """The number of the 64-unit cell that each position is in: row * columns + column, from the south-west."""
