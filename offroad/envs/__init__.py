@@ -62,6 +62,12 @@ def register() -> None:
         entry_point="offroad.envs.doom:make_single",
         vector_entry_point="offroad.envs.doom:make_vector",
     )
+    gym.register(
+        "offroad/Platformer-v0",
+        entry_point="offroad.envs.platformer:make_single",
+        vector_entry_point="offroad.envs.platformer:make_vector",
+        max_episode_steps=PLATFORMER_DECISIONS,
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
@@ -72,3 +78,5 @@ MAZE_STEPS = 1000
 """The time limit of the mazes in steps."""
 KITCHEN_STEPS = 280
 """The time limit of the kitchen in steps of 80 ms: D4RL's."""
+PLATFORMER_DECISIONS = 500
+"""The time limit of the platformer in decisions of six frames: 50 s."""
