@@ -62,6 +62,18 @@ def register() -> None:
         entry_point="offroad.envs.doom:make_single",
         vector_entry_point="offroad.envs.doom:make_vector",
     )
+    for task in ("MultiRoom-N4-S5", "MultiRoom-N6", "KeyCorridorS3R3", "DoorKey-8x8", "Empty-8x8"):
+        gym.register(
+            f"offroad/MiniGrid-{task}-v0",
+            entry_point="offroad.envs.minigrid:make_single",
+            vector_entry_point="offroad.envs.minigrid:make_vector",
+            kwargs={"task": task},
+        )
+    gym.register(
+        "offroad/Mario-v0",
+        entry_point="offroad.envs.mario:make_single",
+        vector_entry_point="offroad.envs.mario:make_vector",
+    )
     gym.register(
         "offroad/Platformer-v0",
         entry_point="offroad.envs.platformer:make_single",
