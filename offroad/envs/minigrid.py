@@ -17,10 +17,11 @@ from offroad.errors import OffroadError
 SPREAD = np.array([25, 50, 100], np.uint8)  # 11 objects, 6 colours, 3 states
 
 
-class View(gym.ObservationWrapper):
+class View(gym.ObservationWrapper, gym.utils.RecordConstructorArgs):
     """The view as an image; `info` tells where the agent is: `x`, `y` and `heading` (0 east, counted clockwise)."""
 
     def __init__(self, env: gym.Env):
+        gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self.observation_space = gym.spaces.Box(0, 255, (7, 7, 3), np.uint8)
 
