@@ -43,7 +43,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
     """N worlds behind Gymnasium's vector interface; what happens does not depend on the number of threads.
 
     Args:
-        makers: makes world i; worlds are made side by side as well. If one fails, the others are closed.
+        makers: makes world i, one after the other. If one fails, the others are closed.
         observation_space, action_space: of one world.
         autoreset_mode: one of Gymnasium's `AutoresetMode`s.
         num_threads: None takes twice as many as there are cores: threads mostly wait for their worlds.
@@ -78,13 +78,12 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         self._started = np.zeros(self.num_envs, bool)
         self._pool = ThreadPoolExecutor(min(self.num_envs, num_threads or 2 * len(os.sched_getaffinity(0))))
         self.worlds: list[World] = []
-        made = [self._pool.submit(make) for make in makers]
-        failures = [job.exception() for job in made]
-        self.worlds = [job.result() for job, failure in zip(made, failures) if failure is None]
-        for failure in failures:
-            if failure is not None:
-                self.close()
-                raise failure
+        try:
+            for make in makers:
+                self.worlds.append(make())
+        except BaseException:
+            self.close()
+            raise
 
     # What a task may add.
 

@@ -54,7 +54,8 @@ class Level:
 
     def sector(self, position: Float[ndarray, "*n N 2"]) -> Int[ndarray, "*n N"]:
         """The sector that each position is in; -1 outside the walls. Counts the lines east of it (even-odd rule)."""
-        return np.where(self._inside(position).any(-1), self._inside(position).argmax(-1), -1)
+        inside = self._inside(position)
+        return np.where(inside.any(-1), inside.argmax(-1), -1)
 
     def _inside(self, position: Float[ndarray, "*n N 2"]) -> Bool[ndarray, "*n N sectors"]:
         x, y = position[..., 0, None], position[..., 1, None]

@@ -5,6 +5,7 @@ black frames and one that shows something. Reward: 1 for the vest, which ends th
 second) without it truncate the episode. The setting is that of Pathak et al. 2017 (arXiv 1705.05363).
 """
 
+import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -99,16 +100,11 @@ class DoomMaze(ThreadedVectorEnv):
         }
         repeat, buttons = ACTIONS[actions]
         self._folder = Path(tempfile.mkdtemp(prefix="offroad-doom-"))
-        litter = None if Path("_vizdoom").exists() else Path("_vizdoom").absolute()
         try:
             path = self._folder / "maps.wad"
             path.write_bytes(wad.write([lump for parts in maps.values() for lump in parts]))
-            makers = [
-                partial(DoomWorld, path, self._folder / f"{i}.ini", tuple(maps), buttons, repeat, angle, noise, timeout)
-                for i in range(num_envs)
-            ]
             super().__init__(
-                makers,
+                [partial(DoomWorld, path, tuple(maps), buttons, repeat, angle, noise, timeout)] * num_envs,
                 gym.spaces.Box(0, 255, (SIDE, SIDE, STACK), np.uint8),
                 gym.spaces.Discrete(len(buttons)),
                 autoreset_mode=autoreset_mode,
@@ -119,9 +115,6 @@ class DoomMaze(ThreadedVectorEnv):
         except BaseException:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
-        finally:  # every engine makes this empty folder where the program runs
-            if litter is not None and litter.exists() and not any(litter.iterdir()):
-                litter.rmdir()
         self.coverage = Coverage(self.level, num_envs)
 
     def metrics(self) -> dict[str, float]:
@@ -157,7 +150,6 @@ class DoomWorld:
     def __init__(
         self,
         path: Path,
-        config: Path,
         maps: Sequence[str],
         buttons: Sequence[tuple[int, ...]],
         repeat: int,
@@ -175,7 +167,8 @@ class DoomWorld:
         self.place: dict[str, float] = {}
         self.game = vzd.DoomGame()
         self.game.set_doom_scenario_path(str(path))
-        self.game.set_doom_config_path(str(config))
+        self.game.set_doom_config_path(str(path.parent / "doom.ini"))
+        self.game.set_vizdoom_path(str(_launcher(path.parent)))
         self.game.set_doom_map(self.maps[0])
         self.game.set_doom_skill(5)
         self.game.set_mode(vzd.Mode.PLAYER)
@@ -264,6 +257,16 @@ def _vizdoom() -> Any:
     except ImportError as error:
         raise OffroadError("the Doom maze needs ViZDoom, which is missing: pip install 'offroad[doom]'") from error
     return vizdoom
+
+
+def _launcher(folder: Path) -> Path:
+    """A script that starts the engine inside `folder`: it leaves a folder behind wherever it is started."""
+    script = folder / "doom.sh"
+    if not script.exists():
+        engine = Path(_vizdoom().__file__).parent / "vizdoom"
+        script.write_text(f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {shlex.quote(str(engine))} "$@"\n')
+        script.chmod(0o700)
+    return script
 
 
 @cache
