@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -43,7 +44,7 @@ def heat(
     fig = Figure((3.6 * len(maps) + 0.8, height + 0.4), dpi=160, layout="constrained", facecolor="white")
     axes = fig.subplots(1, len(maps), squeeze=False)[0]
     FigureCanvasAgg(fig)
-    image = None
+    image: Any = None
     for ax, (title, values) in zip(axes, maps.items()):
         limits = {"norm": norm} if log else {"vmin": 0.0, "vmax": largest}
         shown = np.ma.masked_where(values <= 0, values)

@@ -226,7 +226,7 @@ class DoomWorld:
             self.view = state.screen_buffer.copy()
             x, y, angle = state.game_variables.tolist()
             self.place = {"x": x, "y": y, "angle": angle}
-            self.stack[..., -1] = Image.fromarray(self.view).resize((SIDE, SIDE), Image.Resampling.BOX)
+            self.stack[..., -1] = np.asarray(Image.fromarray(self.view).resize((SIDE, SIDE), Image.Resampling.BOX))
         if self.noisy:
             noise = self.random.integers(0, 256, (SIDE, self.noisy), np.uint8)
             self.stack[:, SIDE - self.noisy :, -1] = noise

@@ -179,7 +179,7 @@ def _checked(rom: str | Path | None) -> Path:
 
 def _emulator() -> Any:
     try:
-        from env_supermariobrosnes_turbo_emu import EnvSuperMarioBrosNesTurboEmuVecEnv
+        import env_supermariobrosnes_turbo_emu as emulator  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise OffroadError("Mario needs an emulator, which is missing: pip install 'offroad[mario]'") from error
-    return EnvSuperMarioBrosNesTurboEmuVecEnv
+    return emulator.EnvSuperMarioBrosNesTurboEmuVecEnv
