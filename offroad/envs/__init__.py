@@ -62,6 +62,29 @@ def register() -> None:
         entry_point="offroad.envs.playlist:make",
         vector_entry_point="offroad.envs.playlist:make_vec",
     )
+    gym.register(
+        "offroad/DoomMaze-v0",
+        entry_point="offroad.envs.doom:make_single",
+        vector_entry_point="offroad.envs.doom:make_vector",
+    )
+    for task in ("MultiRoom-N4-S5", "MultiRoom-N6", "KeyCorridorS3R3", "DoorKey-8x8", "Empty-8x8"):
+        gym.register(
+            f"offroad/MiniGrid-{task}-v0",
+            entry_point="offroad.envs.minigrid:make_single",
+            vector_entry_point="offroad.envs.minigrid:make_vector",
+            kwargs={"task": task},
+        )
+    gym.register(
+        "offroad/Mario-v0",
+        entry_point="offroad.envs.mario:make_single",
+        vector_entry_point="offroad.envs.mario:make_vector",
+    )
+    gym.register(
+        "offroad/Platformer-v0",
+        entry_point="offroad.envs.platformer:make_single",
+        vector_entry_point="offroad.envs.platformer:make_vector",
+        max_episode_steps=PLATFORMER_DECISIONS,
+    )
 
 
 LOCOMOTION = {"HalfCheetah-v5": 1000, "Ant-v5": 1000, "Hopper-v5": 1000, "Walker2d-v5": 1000, "CartPoleSwingUp-v0": 500}
@@ -74,3 +97,5 @@ KITCHEN_STEPS = 280
 """The time limit of the kitchen in steps of 80 ms: D4RL's."""
 PLAYLIST_SONGS = 30
 """A whole session of the playlist in songs."""
+PLATFORMER_DECISIONS = 500
+"""The time limit of the platformer in decisions of six frames: 50 s."""
