@@ -16,13 +16,12 @@ from offroad.envs.playlist import Popular, play
 from offroad.studies.playlist.learning import cloned, conservative
 from offroad.studies.playlist.listeners import (
     FIRST_SEED,
-    JUDGING_SEED,
     TRIAL_SEED,
     VALUE,
     PlaylistBudget,
     columns,
     judged,
-    log,
+    judging_log,
     spaces,
 )
 from offroad.studies.study import Context, Metrics
@@ -39,7 +38,14 @@ from offroad.train.selection import (
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)  # of conservatism, among which the selection has to choose; 0 is naive
 # Values are carried back over 30 songs, each of which waits for the target to follow: hence a fast one.
 EVALUATION = FQEConfig(
-    learning_rate=1e-3, discount=1, polyak=0.05, batch=64, hidden=(64, 64), critics=2, value_range=(0, 30)
+    learning_rate=1e-3,
+    discount=1,
+    polyak=0.05,
+    batch=64,
+    hidden=(64, 64),
+    critics=2,
+    value_range=(0, 30),
+    layer_norm=True,
 )
 
 
@@ -50,8 +56,9 @@ def selection(seeds: list[int], budget: PlaylistBudget, context: Context) -> Met
         policies = {"bc": cloned(seed, budget, context)}
         policies |= {f"cql {weight:g}": conservative(weight, seed, budget, context) for weight in WEIGHTS}
         names = list(policies)
-        # A policy looks better than it is on the very log whose luck it learnt: it is judged by another one.
-        data = log(seed, budget, context, purpose=JUDGING_SEED)
+        # A policy looks better than it is on the very log whose luck it learnt, and what it plays may be rare in a
+        # small one: it is judged by another, larger log of the same safe policy.
+        data = judging_log(seed, budget, context)
         true = np.array([judged(policy, seed, budget)[VALUE] for policy in policies.values()])
         learners = fitted(
             policies, data, EVALUATION, budget.evaluation_updates, spaces=spaces(), seed=FIRST_SEED + seed

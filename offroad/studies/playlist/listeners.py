@@ -27,7 +27,8 @@ TRIAL_SEED = 90_000  # of the real sessions that a choice may use
 
 @dataclass(frozen=True, kw_only=True)
 class PlaylistBudget(Budget):
-    sessions: int  # in each log: one to learn from, one to judge by
+    sessions: int  # in the log to learn from
+    judging_sessions: int  # in the log to judge by
     updates: int  # of each offline learner
     evaluation_updates: int  # of fitted Q evaluation, for each policy
     listeners: int  # of the evaluation
@@ -56,10 +57,11 @@ def spaces() -> Spaces:
 
 
 def recorded(sessions: Sessions) -> Dataset:
-    """A data set of whole sessions, with propensities."""
+    """A data set of whole sessions, with propensities and, in `info["left"]`, where a listener left."""
     heard, lengths = sessions.heard, sessions.heard.sum(1)
-    ended = np.zeros(lengths.sum(), bool)
-    ended[np.cumsum(lengths) - 1] = True
+    ended, left = np.zeros(lengths.sum(), bool), np.zeros(lengths.sum(), bool)
+    ends = np.cumsum(lengths) - 1
+    ended[ends], left[ends] = True, sessions.left
     return Dataset(
         observations=sessions.observation[:, :-1][heard],
         actions=sessions.action[heard],
@@ -68,16 +70,22 @@ def recorded(sessions: Sessions) -> Dataset:
         truncated=np.zeros_like(ended),
         final_observations=sessions.observation[np.arange(len(lengths)), lengths],
         propensities=sessions.propensity[heard],
+        info={"left": left},
     )
 
 
-def log(seed: int, budget: PlaylistBudget, context: Context, purpose: int = 0) -> Dataset:
-    """What the safe policy did, and what came of it: to learn from, or with `purpose=JUDGING_SEED` to judge by."""
+def log(seed: int, budget: PlaylistBudget, context: Context) -> Dataset:
+    """What the safe policy did, and what came of it: to learn from."""
+    return context.once(f"log {seed}", lambda: _log(budget.sessions, FIRST_SEED + seed))
 
-    def record() -> Dataset:
-        return recorded(play(Popular(), budget.sessions, jax.random.key(purpose + FIRST_SEED + seed), sampled=True))
 
-    return context.once(f"log {purpose} {seed}", record)
+def judging_log(seed: int, budget: PlaylistBudget, context: Context) -> Dataset:
+    """Other sessions of the safe policy, to judge by what was learnt from the first ones."""
+    return context.once(f"judging {seed}", lambda: _log(budget.judging_sessions, JUDGING_SEED + FIRST_SEED + seed))
+
+
+def _log(sessions: int, seed: int) -> Dataset:
+    return recorded(play(Popular(), sessions, jax.random.key(seed), sampled=True))
 
 
 def judged(policy: Any, seed: int, budget: PlaylistBudget, sampled: bool = False) -> dict[str, float]:
