@@ -18,7 +18,7 @@ from offroad.studies.study import Budget, Context, Metrics
 VALUE, LOST = "songs heard in a session", "share of sessions lost"
 
 # Seed s of a report is drawn from FIRST_SEED + s: listeners and networks of smaller numbers were seen while the study
-# was written and tuned. Tuning was on logs of seeds 101 and 102 and listeners of seed 777.
+# was written and tuned. Tuning was on seeds 101 to 103 and listeners of seed 777.
 FIRST_SEED = 2_000
 EVALUATION_SEED = 30_000  # listeners of the evaluation, apart from those of logs and of learning
 JUDGING_SEED = 60_000  # of the log that policies are judged by, apart from the one that they learnt from
