@@ -3,12 +3,13 @@
 import warnings
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
-from offroad.agents.fqe import FQEConfig
+from offroad.agents.fqe import FQE, FQEConfig
 from offroad.data.dataset import Dataset
 from offroad.data.evaluation import behaviour_value, doubly_robust, importance_sampling
 from offroad.data.readers import load
@@ -67,14 +68,12 @@ def selection(seeds: list[int], budget: PlaylistBudget, context: Context) -> Met
         found = {name: initial_value(learner, data) for name, learner in learners.items()}
         guesses: dict[str, list[float]] = {"FQE": [e.value for e in found.values()], "WIS": [], "DR": []}
         effective = []
-        for name, policy in policies.items():
-            chances = np.asarray(policy.act(data.observations)[0] == data.actions, np.float64)
-            q = np.asarray(learners[name].action_value(data.observations, data.actions).mean(0), np.float64)
-            v = np.asarray(learners[name].value(data.observations).mean(0), np.float64)
+        for name in names:
+            follows, q, v = (np.asarray(x, np.float64) for x in _seen(learners[name], data.observations, data.actions))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that few sessions count: the metric "effective sessions" tells it
-                sampled = importance_sampling(data, chances, per_decision=True, self_normalised=True)
-                robust = doubly_robust(data, chances, q, v)
+                sampled = importance_sampling(data, follows, per_decision=True, self_normalised=True)
+                robust = doubly_robust(data, follows, q, v)
             guesses["WIS"].append(sampled.value)
             guesses["DR"].append(robust.value)
             effective.append(sampled.effective)
@@ -100,6 +99,13 @@ def selection(seeds: list[int], budget: PlaylistBudget, context: Context) -> Met
         context.progress(f"seed {seed}", len(rows) / len(seeds))
     context.keep("guesses", values=np.array(points), names=np.array(names))
     return columns(rows)
+
+
+@jax.jit  # one program instead of a dozen for every number of rows
+def _seen(learner: FQE, observations: Any, actions: Any) -> tuple[Any, Any, Any]:
+    """For each row: whether the policy does what was logged, and what FQE says of the logged and of its own action."""
+    q, v = learner.action_value(observations, actions), learner.value(observations)
+    return learner.policy.act(observations)[0] == actions, q.mean(0), v.mean(0)
 
 
 def open_bandit(seeds: list[int], budget: PlaylistBudget, context: Context) -> Metrics:
