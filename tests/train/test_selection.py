@@ -1,10 +1,24 @@
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium import spaces as gym_spaces
 
+from offroad.agents.fqe import FQEConfig
+from offroad.data.dataset import Dataset
 from offroad.data.evaluation import Estimate
+from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
-from offroad.train.selection import absolute_error, choose, rank_correlation, recommend, regret_at
+from offroad.train.selection import (
+    absolute_error,
+    choose,
+    evaluate_policies,
+    fitted,
+    rank_correlation,
+    recommend,
+    regret_at,
+)
 
 
 def estimates(**bounds: tuple[float, float]) -> dict[str, Estimate]:
@@ -12,6 +26,37 @@ def estimates(**bounds: tuple[float, float]) -> dict[str, Estimate]:
 
 
 BEHAVIOUR = Estimate(1.0, 0.9, 1.1, 100.0)
+
+
+class Table(eqx.Module):
+    action: jax.Array
+
+    def act(self, observation, key=None, memory=()):
+        return self.action[observation], memory
+
+
+class Always(eqx.Module):
+    action: jax.Array
+
+    def act(self, observation, key=None, memory=()):
+        return jnp.full(observation.shape, self.action), memory
+
+
+def test_policies_are_evaluated_side_by_side_as_alone():
+    """One step, reward 1 for the action that equals the state; three policies of two kinds, in mixed order."""
+    rng, ended = np.random.default_rng(0), np.ones(500, bool)
+    state, action = rng.integers(2, size=(2, 500))
+    data = Dataset(state, action, (state == action).astype(np.float32), ended, ~ended)
+    spaces = Spaces(gym_spaces.Discrete(2), gym_spaces.Discrete(2))
+    policies = {"worst": Table(jnp.array([1, 0])), "zero": Always(jnp.array(0)), "best": Table(jnp.array([0, 1]))}
+    config = FQEConfig(hidden=(), learning_rate=0.05, batch=32, critics=2)
+    learners = fitted(policies, data, config, 200, spaces=spaces)
+    assert list(learners) == list(policies)
+    for name, learner in learners.items():
+        alone = fitted({name: policies[name]}, data, config, 200, spaces=spaces)[name]
+        np.testing.assert_allclose(learner.value(jnp.arange(2)), alone.value(jnp.arange(2)), atol=1e-5)
+    found = evaluate_policies(policies, data, config, 200, spaces=spaces)
+    assert [round(e.value, 1) for e in found.values()] == [0.0, pytest.approx((state == 0).mean(), abs=0.06), 1.0]
 
 
 def test_the_surest_policy_is_recommended_not_the_most_promising():

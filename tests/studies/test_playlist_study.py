@@ -9,10 +9,11 @@ import pytest
 from rich.console import Console
 
 from offroad.studies import load, playlist
-from offroad.studies.study import reproduce
+from offroad.studies.playlist import choice, listeners
+from offroad.studies.study import Context, reproduce
 
 TINY = playlist.PlaylistBudget(
-    seeds=1, minutes=1, sessions=60, updates=20, evaluation_updates=10, listeners=50, episodes=12
+    seeds=1, minutes=1, sessions=60, judging_sessions=90, updates=20, evaluation_updates=10, listeners=50, episodes=12
 )
 
 
@@ -21,7 +22,7 @@ def results(tmp_path_factory):
     study = dataclasses.replace(load("playlist"), profiles={"tiny": TINY})
     out = tmp_path_factory.mktemp("playlist")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(playlist, "WEIGHTS", (0.0, 1.0))
+        patch.setattr(choice, "WEIGHTS", (0.0, 1.0))
         return reproduce(study, "tiny", out=out, console=Console(file=io.StringIO()))
 
 
@@ -46,6 +47,16 @@ def test_the_log_is_the_safe_policys(results):
     told = results["behaviour"]
     assert told["sessions in the log"] == [60.0]
     assert 0.2 < told["sessions lost in the log"][0] / 60 < 0.65
+
+
+def test_policies_are_judged_by_another_log_than_they_learnt_from(tmp_path):
+    context = Context(tmp_path, "arm", [0], {}, print)
+    learnt, judging = listeners.log(0, TINY, context), listeners.judging_log(0, TINY, context)
+    assert len(learnt.ends) == 60
+    assert len(judging.ends) == 90
+    assert not np.array_equal(learnt.actions[:500], judging.actions[:500])
+    assert (learnt.info["left"] <= learnt.terminated).all()
+    assert 0.2 < learnt.info["left"].sum() / 60 < 0.65
 
 
 def test_the_interval_of_the_open_bandit_sample_contains_what_was_measured(results):
