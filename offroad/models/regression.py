@@ -40,7 +40,7 @@ def minimise(
             chosen = jax.random.randint(key, (batch,), 0, rows)
             part = jax.tree.map(lambda x: x[chosen], data)
             slope = jax.grad(lambda w: loss(eqx.combine(w, fixed), part))(weights)
-            change, state = optimiser.update(slope, state)
+            change, state = optimiser.update(slope, state, weights)
             return optax.apply_updates(weights, change), state
 
         return jax.vmap(one)(*carry, keys), None
