@@ -7,7 +7,7 @@ import numpy as np
 from offroad.report import plots
 from offroad.studies.residual import control, tables
 from offroad.studies.residual.tables import GROUND, HORIZONS, INTERVAL, ResidualBudget
-from offroad.studies.study import Claim, Figure, Published, Results, Study, at_least, at_most
+from offroad.studies.study import Claim, Figure, NotRun, Published, Results, Study, at_least, at_most
 
 PAPER = "Gruenstein, Chen, Doshi, Agrawal, ICRA 2021, arXiv 2104.00631"
 SIMPLE = {
@@ -144,7 +144,7 @@ def learning(results: Results, folder: Path) -> Figure:
             kept = results.artefact(name, f"curve_{results.arms[name]['seeds'][0]}")
             curves[name.removeprefix("control_")] = (kept["step"], kept["gained"][:, None])
     if not curves:
-        results["control_residual"]  # which says that it was not run
+        raise NotRun("no policy was trained")
     path = plots.learning_curves(folder / "learning.png", curves, "return in its own model")
     return Figure("Learning to walk", path, "Each arm in its own model, with exploration; first seed.")
 

@@ -198,7 +198,10 @@ def learn(env: VectorEnv, seed: int, budget: ResidualBudget, context: Context) -
         step=np.array([row["step"] for row in run.history if "episode/return" in row]),
         gained=np.array([row["episode/return"] for row in run.history if "episode/return" in row]),
     )
-    return run.agent, {"decisions [thousands]": run.step / 1e3, "CPU [min]": (time.process_time() - began) / 60}
+    return run.agent, {
+        "decisions [thousands]": run.step / 1e3,
+        "CPU of this call [min]": (time.process_time() - began) / 60,
+    }
 
 
 def examine(agent: Agent, env: VectorEnv, seed: int, rollouts: int) -> dict[str, float]:
