@@ -43,7 +43,7 @@ def minimise(
             change, state = optimiser.update(slope, state, weights)
             return optax.apply_updates(weights, change), state
 
-        return jax.vmap(one)(*carry, keys), None
+        return jax.vmap(one)(carry[0], carry[1], keys), None
 
     @jax.jit
     def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, Float[Array, " members"]]:
