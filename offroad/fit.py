@@ -1,5 +1,8 @@
 """`offroad fit residual`: a simple simulator and a log in; a corrected simulator and an honest comparison out."""
 
+# MuJoCo ships no type stubs.
+# pyright: reportAttributeAccessIssue=false
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ from offroad.studies.study import (
 
 
 def _hamr() -> tuple[Simulator, tuple[Limb, ...]]:
-    from offroad.studies.residual import hamr_limbs, hamr_simulator
+    from offroad.studies.residual.robots import hamr_limbs, hamr_simulator
 
     return hamr_simulator(), hamr_limbs()
 

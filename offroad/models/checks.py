@@ -73,21 +73,18 @@ def check_units(log: Log, controls: Float[ndarray, "rows c"], simulator: Simulat
     It has the ranges of its actuators, or else those of the log's inputs if there are as many.
     """
     model = getattr(simulator, "model", None)
-    limited = model is not None and bool(np.all(model.actuator_ctrllimited))
-    if limited:
-        have = np.abs(model.actuator_ctrlrange).max(1)
+    if model is not None and np.all(model.actuator_ctrllimited):
+        have, whose = np.abs(model.actuator_ctrlrange).max(1), "its range"
     elif log.u.shape[1] == controls.shape[1]:
-        have = np.sqrt(np.mean(log.u**2, 0))
+        have, whose = np.sqrt(np.mean(log.u**2, 0)), "those of the log"
     else:
         return
     ratio = np.median(np.sqrt(np.mean(controls**2, 0)) / np.maximum(have, 1e-300))
     if ratio > MAGNITUDE or ratio < 1e-3 / MAGNITUDE:
         raise OffroadError(
-            f"to move as in the log the simulator needs controls {ratio:.3g} times "
-            f"{'its range' if limited else 'those of the log'}; "
-            "is the log in the simulator's units (rad or m, their rates, its time, its torques)? If the inputs are "
-            "meant to "
-            "differ (volts for torques), pass ignore=('units',)"
+            f"to move as in the log the simulator needs controls {ratio:.3g} times {whose}; is the log in the "
+            "simulator's units (rad or m, their rates, its time, its torques)? If the inputs are meant to differ "
+            "(volts for torques), pass ignore=('units',)"
         )
 
 

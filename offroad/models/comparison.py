@@ -90,7 +90,7 @@ def fit_end_to_end(problem: Problem) -> EndToEnd:
         q, qd, u = (jnp.swapaxes(v, 0, 1) for v in batch)
 
         def step(state: Any, now: Any) -> tuple[Any, Array]:
-            state = alone(*state, now[2])
+            state = alone(state[0], state[1], now[2])
             wrong = [jnp.mean(((a - b) / s) ** 2) for a, b, s in zip(state, now, spread)]
             return state, wrong[0] + wrong[1]
 

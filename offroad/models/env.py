@@ -13,12 +13,11 @@ import mujoco
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from jaxtyping import Float
-from mujoco import rollout
 from numpy import ndarray
 
 from offroad.errors import OffroadError
 from offroad.models.residual import ResidualModel
-from offroad.models.simulators import SPEC
+from offroad.models.simulators import advance
 
 Read = Callable[[VectorEnv], tuple[ndarray, ndarray]]
 
@@ -176,8 +175,7 @@ class CorrectedPhysics:
             told, force, trust = (np.asarray(x) for x in self._told(*inputs))
             self._pushed[:, :, : self._controls] = told[:, None]
             self._pushed[:, :, self._controls + self._dofs] = force[:, None]
-            after, _ = rollout.rollout(self._models, self._data, state, self._pushed, control_spec=SPEC)
-            state[:] = after[:, -1]
+            state[:] = advance(self._models, self._data, state, self._pushed)
             self.trust = np.minimum(self.trust, trust)
             fresh = np.zeros(len(state), bool)
 

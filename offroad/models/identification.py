@@ -150,9 +150,8 @@ def identify(
     low, high = np.where(free, 0.0, -REACH), np.where(free, 10.0, REACH)
     start = np.where(free, 1.0, 0.0)
     size = max(float(np.median(np.abs(errors(start)))), 1e-9)
-    found = least_squares(
-        errors, start, slopes, bounds=(low, high), loss="soft_l1", f_scale=size, max_nfev=evaluations
-    ).x
+    options: dict[str, Any] = {"jac": slopes, "loss": "soft_l1", "f_scale": size, "max_nfev": evaluations}
+    found = least_squares(errors, start, bounds=(low, high), **options).x
     values = {
         p.name: float(theta * p.reference if zero else np.exp(theta)) for p, theta, zero in zip(chosen, found, free)
     }

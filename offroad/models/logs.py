@@ -275,7 +275,7 @@ def derivative(x: Float[ndarray, "T n"], dt: float | int, order: int = 1) -> Flo
         for window in WINDOWS:
             if window > len(x):
                 break
-            estimate = savgol_filter(x[:, column], window, 3, deriv=order, delta=dt)
+            estimate = np.asarray(savgol_filter(x[:, column], window, 3, deriv=order, delta=dt))
             spread = sigma * np.linalg.norm(savgol_coeffs(window, 3, deriv=order, delta=dt))
             if any(np.sqrt(np.mean((estimate - other) ** 2)) > 1.5 * width for other, width in tried):
                 break

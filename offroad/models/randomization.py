@@ -119,7 +119,8 @@ class RandomizedVectorEnv(VectorWrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """As of the environment; an integer seed seeds the randomisation too."""
         if isinstance(seed, int | np.integer):
-            self._random = np.random.default_rng([int(seed), 1])
+            seed = int(seed)
+            self._random = np.random.default_rng([seed, 1])
         mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         self._begin(mask)
         observation, info = self.env.reset(seed=seed, options=None if options is None else dict(options))

@@ -40,10 +40,10 @@ def minimise(
             chosen = jax.random.randint(key, (batch,), 0, rows)
             part = jax.tree.map(lambda x: x[chosen], data)
             slope = jax.grad(lambda w: loss(eqx.combine(w, fixed), part))(weights)
-            change, state = optimiser.update(slope, state)
+            change, state = optimiser.update(slope, state, weights)
             return optax.apply_updates(weights, change), state
 
-        return jax.vmap(one)(*carry, keys), None
+        return jax.vmap(one)(carry[0], carry[1], keys), None
 
     @jax.jit
     def advance(carry: Any, key: PRNGKeyArray) -> tuple[Any, Float[Array, " members"]]:

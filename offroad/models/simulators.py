@@ -8,7 +8,7 @@ Shapes: N rows, n joints, c controls of the simulator.
 
 import abc
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mujoco
@@ -182,14 +182,9 @@ class MujocoSimulator(Simulator):
         forces = np.zeros((rows, self.model.nv))
         forces[:, self.dofs] = f
         control = np.concatenate([u, forces], -1)[:, None]
-        state, _ = rollout.rollout(
-            self.model,
-            self._data,
-            initial,
-            np.broadcast_to(control, (rows, self.substeps, control.shape[-1])),
-            control_spec=SPEC,
+        last = advance(
+            self.model, self._data, initial, np.broadcast_to(control, (rows, self.substeps, control.shape[-1]))
         )
-        last = state[:, -1]
         return last[:, self._q], last[:, self._qd]
 
     def inverse(self, q: ndarray, qd: ndarray, q_next: ndarray, qd_next: ndarray, start: ndarray) -> tuple[Any, Any]:
@@ -231,6 +226,16 @@ class MujocoSimulator(Simulator):
             mujoco.mj_fwdPosition(self.model, data)
             found += data.ncon > 0
         return found > 0.01 * len(sample)
+
+
+def advance(
+    models: mujoco.MjModel | Sequence[mujoco.MjModel],
+    data: mujoco.MjData,
+    state: Float[ndarray, "N S"],
+    control: Float[ndarray, "N P told"],
+) -> Float[ndarray, "N S"]:
+    """Full physics states after P physics steps, told controls and forces (`SPEC`) in each of them."""
+    return np.asarray(rollout.rollout(models, data, state, control, control_spec=SPEC)[0])[:, -1]
 
 
 def simulator(simple: Any, joints: tuple[str, ...] | None = None) -> Simulator:

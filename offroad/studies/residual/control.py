@@ -1,0 +1,237 @@
+"""Arms that act: PPO learns to walk in each model and is graded in the full one, which it has not met.
+
+Every arm has the same learner, the same budget and the same leg controller; they differ in what stands for the robot.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from jaxtyping import Float
+from numpy import ndarray
+
+from offroad import train
+from offroad.agents import PPO, Agent
+from offroad.agents.ppo import PPOConfig
+from offroad.data.spaces import Spaces
+from offroad.envs.hamr import HamrFull, HamrSimple
+from offroad.envs.hamr.drive import FeedbackPhysics
+from offroad.envs.hamr.geometry import REST
+from offroad.envs.hamr.hamr import DECISIONS
+from offroad.models import Randomization, RandomizedVectorEnv, ResidualModel
+from offroad.studies.residual import endtoend
+from offroad.studies.residual.robots import Step
+from offroad.studies.residual.tables import ResidualBudget, residual_model, trial, whole_robot
+from offroad.studies.study import Context, Metrics, NotRun
+from offroad.train.collect import HostPolicy
+
+EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
+BODY = 45.0  # mm
+TORQUE_NOISE = 0.01  # N mm: the paper's N(0, 0.01), whose unit it does not name
+RANGES = Randomization(inertia=(0.7, 1.3), stiffness=(0.7, 1.3))
+Make = Callable[..., VectorEnv]
+"""`make(num_envs, **kwargs)` of the robot that an arm learns in."""
+
+
+# --- what stands for the robot ---------------------------------------------------------------------------------------
+
+
+class ToldHamr(HamrSimple):
+    """The simple model, told by a correction what voltages to take for those of the leg controller."""
+
+    feedback = True
+
+    def __init__(self, num_envs: int = 1, *, correction: ResidualModel, **kwargs: Any):
+        self._told = eqx.filter_jit(correction)
+        super().__init__(num_envs, **kwargs)
+
+    def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
+        told = np.asarray(self._told(angle, velocity, (volts - REST) / REST)[0], float)
+        return super()._command(REST + REST * told, angle, velocity)
+
+
+class NoisyHamr(HamrSimple):
+    """The simple model with noise on its hip torques, drawn anew in every physics step."""
+
+    feedback = True
+
+    def __init__(self, num_envs: int = 1, *, seed: int = 0, **kwargs: Any):
+        self._noise = np.random.default_rng(seed)
+        super().__init__(num_envs, **kwargs)
+
+    def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
+        return super()._command(volts, angle, velocity) + TORQUE_NOISE * self._noise.standard_normal(volts.shape)
+
+
+class NetworkHamr(HamrSimple):
+    """A network in the place of the simple model's physics."""
+
+    feedback = True
+
+    def __init__(self, num_envs: int = 1, *, model: endtoend.WholeRobot, **kwargs: Any):
+        super().__init__(num_envs, **kwargs)
+        self._physics.close()
+        self._physics = NetworkPhysics(endtoend.stepped(model), round(self.dt / self.models[0].opt.timestep), self._law)
+
+    def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
+        return (volts - REST) / REST
+
+
+class NetworkPhysics(FeedbackPhysics):
+    """Rows of the network under controls that a law finds anew in each of them."""
+
+    def __init__(self, step: Step, rows: int, law: Callable[[ndarray, ndarray], ndarray]):
+        self._step, self._rows, self._chosen = step, rows, law
+
+    def step(self, state: Float[ndarray, "N S"], control: Float[ndarray, "N A"]) -> None:
+        """Advances `state` in place."""
+        for _ in range(self._rows):
+            state[:] = self._step(state, self._chosen(state, control))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def randomised(num_envs: int, *, seed: int, **kwargs: Any) -> VectorEnv:
+    return RandomizedVectorEnv(HamrSimple(num_envs, **kwargs), RANGES, seed)
+
+
+# --- arms ------------------------------------------------------------------------------------------------------------
+
+
+def simple(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: HamrSimple(worlds, constants="summed", **kwargs)
+
+
+def projected(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: HamrSimple(worlds, **kwargs)
+
+
+def noise(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: NoisyHamr(worlds, seed=seed, constants="summed", **kwargs)
+
+
+def randomisation(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: randomised(worlds, seed=seed, constants="summed", **kwargs)
+
+
+def oracle(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: randomised(worlds, seed=seed, **kwargs)
+
+
+def linear(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    correction = trial(seed, budget, context).tuned
+    return lambda worlds, **kwargs: ToldHamr(worlds, correction=correction, **kwargs)
+
+
+def residual(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    correction = residual_model(seed, budget, context)
+    return lambda worlds, **kwargs: ToldHamr(worlds, correction=correction, **kwargs)
+
+
+def network(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    model = whole_robot(seed, budget, context)
+    return lambda worlds, **kwargs: NetworkHamr(worlds, model=model, **kwargs)
+
+
+def full(seed: int, budget: ResidualBudget, context: Context) -> Make:
+    return lambda worlds, **kwargs: HamrFull(worlds, **kwargs)
+
+
+def learner(budget: ResidualBudget) -> PPOConfig:
+    """The same for every arm; a rollout is an episode of each world."""
+    return PPOConfig(rollout=DECISIONS, minibatch=5 * budget.worlds, initial_std=0.5)
+
+
+def arm(prepare: Callable[[int, ResidualBudget, Context], Make], about: str) -> Any:
+    def run(seeds: list[int], budget: ResidualBudget, context: Context) -> Metrics:
+        if not budget.decisions:
+            raise NotRun("this profile has no budget for control")
+        rows = []
+        for seed in seeds:
+            make = prepare(seed, budget, context)
+            env = make(budget.worlds)
+            agent, cost = learn(env, seed, budget, context)
+            env.close()
+            learnt_in = make(budget.rollouts, autoreset_mode=AutoresetMode.DISABLED)
+            with_full = HamrFull(budget.rollouts, autoreset_mode=AutoresetMode.DISABLED)
+            before, after = (examine(agent, robot, seed, budget.rollouts) for robot in (learnt_in, with_full))
+            rows.append(
+                {"return in its own model": before["return"], "return in the full model": after["return"]}
+                | {"speed in the full model [body lengths/s]": after["speed"]}
+                | {"spread of returns over roll-outs": after["spread"]}
+                | cost
+            )
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
+    run.__doc__ = about
+    return run
+
+
+def learn(env: VectorEnv, seed: int, budget: ResidualBudget, context: Context) -> tuple[Agent, dict[str, float]]:
+    """The last policy of a run that goes on where it was interrupted."""
+
+    def say(metrics: dict[str, Any]) -> None:
+        gained = metrics.get("episode/return", float("nan"))
+        context.progress(f"seed {seed}, return {gained:.1f} in training", metrics["step"] / budget.decisions)
+
+    began = time.process_time()
+    run = train.on_policy(
+        PPO.create(Spaces.of(env), learner(budget), jax.random.key(seed)),
+        env,
+        budget.decisions,
+        seed=seed,
+        out=context.folder / f"seed_{seed}",
+        resume=True,
+        schedule=train.Schedule(checkpoint=max(budget.decisions // 10, 1), log=DECISIONS * budget.worlds),
+        progress=False,
+        callback=say,
+    )
+    if run.interrupted:
+        raise KeyboardInterrupt
+    context.keep(
+        f"curve_{seed}",
+        step=np.array([row["step"] for row in run.history if "episode/return" in row]),
+        gained=np.array([row["episode/return"] for row in run.history if "episode/return" in row]),
+    )
+    return run.agent, {
+        "decisions [thousands]": run.step / 1e3,
+        "CPU of this call [min]": (time.process_time() - began) / 60,
+    }
+
+
+def examine(agent: Agent, env: VectorEnv, seed: int, rollouts: int) -> dict[str, float]:
+    """The mean return of the deterministic policy, its spread over roll-outs, and the speed along x."""
+    act = HostPolicy(agent.spaces.action).bind(agent, None)
+    observation, _ = env.reset(seed=EXAM_SEED + rollouts * seed)
+    gained, alive, distance = np.zeros(rollouts), np.ones(rollouts, bool), np.zeros(rollouts)
+    for _ in range(DECISIONS):
+        observation, reward, terminated, truncated, info = env.step(act(observation, 0, ())[1])
+        gained += np.where(alive, reward, 0.0)
+        distance += np.where(alive, info["x_velocity"], 0.0)
+        over = terminated | truncated
+        alive &= ~over
+        if over.any() and alive.any():  # a robot whose physics diverged is started anew and no longer counted
+            observation, _ = env.reset(options={"reset_mask": over})
+    env.close()
+    speed = 1e3 / BODY * distance.mean() / DECISIONS
+    return {"return": float(gained.mean()), "spread": float(gained.std()), "speed": float(speed)}
+
+
+ARMS = {
+    "control_simple": arm(simple, "PPO in the simple model, summed springs."),
+    "control_noise": arm(noise, "PPO in the same with noise on its torques."),
+    "control_randomisation": arm(randomisation, "PPO in the same with other inertias and springs in every episode."),
+    "control_projected": arm(projected, "PPO in the simple model, springs projected from the full one."),
+    "control_oracle": arm(
+        oracle, "PPO in that one, randomised: an oracle, as its centre was derived from the full model."
+    ),
+    "control_linear": arm(linear, "PPO in the simple model told by linear identification, tuned on windows."),
+    "control_residual": arm(residual, "PPO in the simple model told by the residual model."),
+    "control_network": arm(network, "PPO in the network of the whole robot."),
+    "control_full": arm(full, "PPO in the full model itself: the upper bound."),
+}
