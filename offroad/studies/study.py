@@ -378,7 +378,8 @@ def _commit() -> str:
         top = subprocess.check_output(
             [*git, "rev-parse", "--show-toplevel", "HEAD"], text=True, stderr=subprocess.DEVNULL
         )
-        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True, stderr=subprocess.DEVNULL)
+        status = [*git, "status", "--porcelain", "-uno", "--", ":!results"]  # which it is about to change itself
+        changed = subprocess.check_output(status, text=True, stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
         return f"offroad {version('offroad')}"
     folder, commit = top.split("\n")[:2]
