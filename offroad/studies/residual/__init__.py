@@ -22,7 +22,7 @@ def verdict(r: Results) -> list[Claim]:
     return [*in_air(r), *on_ground(r), *off_data(r), *over_gaits(r), *in_control(r)]
 
 
-def below(r: Results, claim: str, other: str, metric: str, factor: float) -> Claim:
+def below(r: Results, claim: str, other: str, metric: str, factor: float | int) -> Claim:
     """The residual model's error is so many times smaller."""
     return r.claim(claim, f">= {factor:g}x", lambda: at_least(r.iqm(other, metric) / r.iqm("residual", metric), factor))
 
