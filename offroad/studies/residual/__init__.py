@@ -22,7 +22,7 @@ def verdict(r: Results) -> list[Claim]:
     return [*in_air(r), *on_ground(r), *off_data(r), *over_gaits(r), *in_control(r)]
 
 
-def below(r: Results, claim: str, other: str, metric: str, factor: float) -> Claim:
+def below(r: Results, claim: str, other: str, metric: str, factor: float | int) -> Claim:
     """The residual model's error is so many times smaller."""
     return r.claim(claim, f">= {factor:g}x", lambda: at_least(r.iqm(other, metric) / r.iqm("residual", metric), factor))
 
@@ -66,7 +66,7 @@ def over_gaits(r: Results) -> list[Claim]:
     return [
         r.claim("It ranks random gaits by distance as the full model does", ">= 0.9",
                 lambda: at_least(r.iqm("residual", metric), 0.9)),
-        r.claim("It ranks them better than linear identification on windows", "> 0",
+        r.claim("It ranks them at least as well as linear identification on windows", ">= 0",
                 lambda: at_least(r.iqm("residual", metric) - r.iqm(f"{LINEAR}, windows", metric), 0.0)),
         r.claim("It is cheaper than a full model of the same error", ">= 1x",
                 lambda: at_least(r.iqm("cost", "full at matched error, CPU relative to residual"), 1.0)),
@@ -78,6 +78,10 @@ def in_control(r: Results) -> list[Claim]:
 
     def returned(arm: str) -> float:
         return max(float(np.mean(r.values(f"control_{arm}", "return in the full model"))), 0.0)
+
+    def against(arm: str, factor: float | int) -> tuple[str, bool]:
+        ours, theirs = returned("residual"), returned(arm)
+        return f"{ours:.2f} against {theirs:.2f}", ours > 0 and ours >= factor * theirs
 
     def kept() -> tuple[float, bool]:
         own = float(np.mean(r.values("control_residual", "return in its own model")))
@@ -95,14 +99,14 @@ def in_control(r: Results) -> list[Claim]:
         r.claim("Control: what it keeps of its return in the full model", ">= 0.5", kept),
         *(
             r.claim(f"Control: return in the full model, against training in {what}", f">= {factor:g}x",
-                    lambda arm=arm, f=factor: at_least(returned("residual") / max(returned(arm), 1e-9), f))
+                    lambda arm=arm, f=factor: against(arm, f))
             for group, factor in ((others, 2.0), (better, 1.0))
             for arm, what in group.items()
         ),
         r.claim("Control: speed in the full model", ">= 3 body lengths/s",
                 lambda: at_least(float(np.mean(r.values("control_residual", speed))), 3.0)),
         r.claim("Control: share of what PPO in the full model itself gains", ">= 0.5",
-                lambda: at_least(returned("residual") / max(returned("full"), 1e-9), 0.5)),
+                lambda: against("full", 0.5)),
     ]  # fmt: skip
 
 
@@ -177,7 +181,10 @@ STUDY = Study(
     },
     verdict=verdict,
     figures=(growth, data, learning),
-    shares={"residual": 4, "network, contact": 4, "amounts of data": 6}
-    | dict.fromkeys(control.ARMS, 10)
-    | {"control_full": 60},
+    # Minutes of one core for a seed of the profile "cpu", rounded up; environments measured with 64 worlds.
+    shares={"simple, published": 0.5, "simple, summed springs": 0.5, "simple, projected": 0.5, "full, 0.25 ms": 0.5,
+            "linear identification": 1.5, "linear identification, windows": 0.5, "network, contact": 2,
+            "amounts of data": 2}
+    | {"control_simple": 2, "control_noise": 2, "control_randomisation": 2.5, "control_projected": 2,
+       "control_oracle": 2.5, "control_linear": 3, "control_residual": 6, "control_network": 3, "control_full": 31},
 )  # fmt: skip
