@@ -25,3 +25,11 @@ def _single_precision() -> Iterator[None]:
     """A test that leaves x64 switched on would change what every later test computes."""
     yield
     assert not jax.config.jax_enable_x64, "x64 was left on: use `with jax.enable_x64(True):`"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_programs() -> Iterator[None]:
+    """Every compiled program maps memory of its own; a process with thousands of them reaches the limit of the kernel
+    and dies."""
+    yield
+    jax.clear_caches()

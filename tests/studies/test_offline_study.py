@@ -72,11 +72,11 @@ def test_only_the_best_tenth_is_cloned_where_so_asked(small, tmp_path, monkeypat
     assert seen[0].returns().min() >= np.quantile(whole.returns(), 0.8)
 
 
-def test_the_verdict_reads_the_table():
+def test_the_verdict_reads_the_table(tmp_path):
     def results(**scores):
         arms = {arm: {"seeds": [0], "metrics": {"antmaze-large: score": [s]}} for arm, s in scores.items()}
         config = {"domains": ["antmaze-large"], "episodes": 100}
-        return Results("offline", "cpu", folder=None, config=config, arms=arms)  # pyright: ignore[reportArgumentType]
+        return Results("offline", "cpu", tmp_path, config=config, arms=arms)
 
     good = offline.verdict(results(bc=0.0, bear=1.0, emaq=15.0, cql=20.0, cql_opal=46.0))
     assert [claim.holds for claim in good] == [True] * 5
