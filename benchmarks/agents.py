@@ -12,12 +12,10 @@ evaluates is the same for all.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from machine import machine
 
 RESULTS = Path(__file__).parent / "results" / "agents.json"
 CONTENDERS = ("offroad", "sbx", "sb3")
@@ -258,24 +257,6 @@ def best_threads(contender: str, agent: str, task: str) -> tuple[int, dict[str, 
     return max(tried, key=lambda n: tried[n]), {str(n): speed for n, speed in tried.items()}
 
 
-def machine() -> dict[str, Any]:
-    names = ("jax", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3", "sbx-rl", "offroad")
-    cpu = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x), ""
-    )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=RESULTS.parents[1]
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in names},
-        "commit": commit.stdout.strip(),
-    }
-
-
 def grouped(runs: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, list[dict[str, Any]]]]:
     """`{(task, agent): {contender: runs}}`."""
     found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
@@ -341,7 +322,12 @@ def main() -> None:
         print(json.dumps(contend(**options.contend)))
         return
 
-    found: dict[str, Any] = {"machine": machine(), "settings": {"PPO": PPO, "SAC": SAC}, "threads": {}, "runs": []}
+    found: dict[str, Any] = {
+        "machine": machine("jax", "gymnasium", "mujoco", "numpy", "torch", "stable-baselines3", "sbx-rl", "offroad"),
+        "settings": {"PPO": PPO, "SAC": SAC},
+        "threads": {},
+        "runs": [],
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for task in options.tasks:
         for agent in options.agents:

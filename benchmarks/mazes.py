@@ -15,16 +15,14 @@ process.
 
 import argparse
 import json
-import os
-import platform
 import time
 import warnings
-from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
 import mujoco
 import numpy as np
+from machine import machine
 
 from offroad.envs.maze import AntMaze, MazeEnv, PointMaze
 from offroad.envs.maze.recipes import push
@@ -114,20 +112,6 @@ def speed(step: object, actions: np.ndarray, seconds: float) -> float:
     return done * worlds / (time.process_time() - start)
 
 
-def machine() -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cpu_count": os.cpu_count(),
-        "load_average_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("ogbench", "gymnasium", "numpy")}
-        | {"mujoco": mujoco.__version__},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="of the comparison of dynamics")
@@ -137,7 +121,10 @@ def main() -> None:
     import ogbench  # noqa: F401  (registers its environments)
 
     warnings.filterwarnings("ignore", module="gymnasium")
-    report: dict[str, object] = {"machine": machine(), "protocol": vars(arguments)}
+    report: dict[str, object] = {
+        "machine": machine("ogbench", "gymnasium", "numpy", "mujoco"),
+        "protocol": vars(arguments),
+    }
     for body, kind in BODIES.items():
         for maze in ("medium", "large"):
             theirs = gym.make(f"{body}maze-{maze}-v0", terminate_at_goal=False).unwrapped

@@ -13,12 +13,13 @@ d3rlpy has no such setting.
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+from machine import machine
 
 UPDATES = {"bc": 1000, "td3_bc": 400, "iql": 300, "cql": 100, "cql lean": 200}
 ROWS, EPISODE, OBSERVATION, ACTION, HIDDEN, BATCH = 100_000, 1000, 29, 8, [256, 256], 256
@@ -161,12 +162,9 @@ def main():
             ratio = rates["ours"]["updates_per_cpu_second"] / rates["d3rlpy"]["updates_per_cpu_second"]
             rates["times_as_fast_by_cpu"] = round(ratio, 2)
         results[name] = {"updates": UPDATES[name], **rates}
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    machine = {"cpu": cpu, "cores": os.cpu_count(), "used": 1, "platform": platform.platform()}
     path = Path(__file__).parent / "results" / "offline.json"
     old = json.loads(path.read_text())["results"] if path.exists() and len(options.agents) < len(UPDATES) else {}
-    found = {"machine": machine, "versions": versions, "results": {**old, **results}}
+    found = {"machine": machine() | {"used": 1}, "versions": versions, "results": {**old, **results}}
     path.write_text(json.dumps(found, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(found))
     print(path.with_suffix(".md").read_text())

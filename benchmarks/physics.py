@@ -11,18 +11,17 @@ core. "per CPU-s" divides by the CPU time of this process, which does not includ
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
 import mujoco
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from machine import machine
 from mujoco import rollout
 
 from offroad.envs.locomotion import ASSETS, make_vector
@@ -100,25 +99,6 @@ def measure(step: Step, actions: np.ndarray, seconds: float) -> tuple[float, flo
     return total / (time.perf_counter() - wall), total / (time.process_time() - cpu)
 
 
-def machine() -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = {}
-    for package in ("mujoco", "gymnasium", "numpy", "envpool"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cpu_count": os.cpu_count(),
-        "load_average_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-envs", type=int, default=16)
@@ -127,7 +107,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
-    report = {"machine": machine(), "protocol": vars(arguments), "steps_per_second": {}}
+    report = {
+        "machine": machine("mujoco", "gymnasium", "numpy", "envpool"),
+        "protocol": vars(arguments),
+        "steps_per_second": {},
+    }
     for task in TASKS:
         with ExitStack() as stack:
             steps = contenders(task, arguments.num_envs, arguments.threads, stack)

@@ -10,16 +10,14 @@ of seven joints and knows one block, so it is a yardstick of what a user would u
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+from machine import machine
 
 from offroad.envs.stack import Stack
 
@@ -53,25 +51,6 @@ def measure(step: Step, actions: np.ndarray, seconds: float) -> tuple[float, flo
     return total / (time.perf_counter() - wall), total / (time.process_time() - cpu)
 
 
-def machine() -> dict[str, object]:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = {}
-    for package in ("mujoco", "gymnasium", "numpy", "gymnasium-robotics"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cpu_count": os.cpu_count(),
-        "load_average_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "versions": versions,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-envs", type=int, default=16)
@@ -90,7 +69,11 @@ def main() -> None:
     if fetched := fetch(arguments.num_envs):
         steps["FetchPickAndPlace-v4"] = fetched
 
-    report = {"machine": machine(), "protocol": vars(arguments), "steps_per_second": {}}
+    report = {
+        "machine": machine("mujoco", "gymnasium", "numpy", "gymnasium-robotics"),
+        "protocol": vars(arguments),
+        "steps_per_second": {},
+    }
     actions = np.random.default_rng(0).uniform(-1, 1, (256, arguments.num_envs, 4)).astype(np.float32)
     figures = {name: [] for name in steps}
     for step in steps.values():

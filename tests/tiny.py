@@ -144,3 +144,22 @@ class Steps(gym.Env):
 def steps_env(*each, mode=AutoresetMode.SAME_STEP):
     """One copy of `Steps` for each dictionary of arguments."""
     return SyncVectorEnv([lambda options=options: Steps(**options) for options in each], autoreset_mode=mode)
+
+
+def eight(**changes):
+    """Eight random transitions: 3 observed numbers, actions in [-2, 4] x [-2, 4]; three terminate, three are cut."""
+    a, b, c, d = jax.random.split(jax.random.key(0), 4)
+    values = {
+        "observation": jax.random.normal(a, (8, 3)),
+        "action": jax.random.uniform(b, (8, 2), minval=-2, maxval=4),
+        "reward": jax.random.normal(c, (8,)),
+        "next_observation": jax.random.normal(d, (8, 3)),
+        "terminated": jnp.arange(8) % 3 == 0,
+        "truncated": jnp.arange(8) % 3 == 1,
+    }
+    return Transition(**values | changes)
+
+
+def distance(a, b):
+    """Between two trees of arrays, summed over all numbers."""
+    return sum(float(jnp.abs(x - y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))

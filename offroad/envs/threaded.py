@@ -17,7 +17,8 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from offroad.envs.vector import RENDER_MODES, _add_info, _first
+from offroad.envs.infos import add_info, first
+from offroad.envs.vector import RENDER_MODES
 from offroad.errors import OffroadError, unknown
 
 
@@ -123,7 +124,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
             if seeds[world] is not None:
                 self._randoms[world] = seeding.np_random(seeds[world])
         info: dict[str, Any] = {}
-        _add_info(info, self._begin(which, options), which)
+        add_info(info, self._begin(which, options), which)
         return self._observation.copy(), info
 
     def step(
@@ -164,12 +165,12 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
                 for world in np.flatnonzero(resetting):
                     final[world] = self._observation[world].copy()
                 info |= {"final_obs": final, "_final_obs": resetting, "final_info": {}, "_final_info": resetting}
-                _add_info(info["final_info"], values, resetting)
+                add_info(info["final_info"], values, resetting)
         else:
             self._ended = terminated | truncated
-        _add_info(info, values, ~resetting)
+        add_info(info, values, ~resetting)
         if resetting.any():
-            _add_info(info, self._begin(resetting, {}), resetting)
+            add_info(info, self._begin(resetting, {}), resetting)
         return self._observation.copy(), reward, terminated, truncated, info
 
     def render(self) -> tuple[ndarray, ...] | None:
@@ -227,11 +228,11 @@ class SingleWorldEnv(gym.Env):
         super().reset(seed=seed)
         self.batch._randoms[0] = (self.np_random, self.np_random_seed)
         observation, info = self.batch.reset(options=options)
-        return observation[0], _first(info)
+        return observation[0], first(info)
 
     def step(self, action: Any) -> tuple[ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
+        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), first(info)
 
     def render(self) -> ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         frames = self.batch.render()

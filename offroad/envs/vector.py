@@ -24,11 +24,11 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from offroad.envs.infos import Observation, add_final, add_info, first, row
 from offroad.envs.physics import PHYSICS, InspectedPhysics, Renderer, RolloutPhysics, cores, one_for_each_world
 from offroad.errors import OffroadError, unknown
 
 RENDER_MODES = ["rgb_array"]
-Observation = Float[ndarray, "N obs"] | dict[str, Any]
 
 
 class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
@@ -174,7 +174,7 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         self._started = True
         self._begin(which, options)
         info: dict[str, Any] = {}
-        _add_info(info, self._reset_info(), which)
+        add_info(info, self._reset_info(), which)
         return self._observe(), info
 
     def step(
@@ -207,14 +207,14 @@ class MujocoVectorEnv(gym.vector.VectorEnv, abc.ABC):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             resetting = terminated | truncated
             if resetting.any():
-                _add_final(info, self._observe(), values, resetting)
+                add_final(info, self._observe(), values, resetting)
         else:
             reward[resetting], terminated[resetting], truncated[resetting] = 0.0, False, False
             self._ended = terminated | truncated
-        _add_info(info, values, ~resetting)
+        add_info(info, values, ~resetting)
         if resetting.any():
             self._begin(resetting, {})
-            _add_info(info, self._reset_info(), resetting)
+            add_info(info, self._reset_info(), resetting)
         return self._observe(), reward, terminated, truncated, info
 
     def render(self) -> tuple[ndarray, ...] | None:
@@ -352,13 +352,13 @@ class SingleMujocoEnv(gym.Env):
         super().reset(seed=seed)
         self.batch._randoms[0] = (self.np_random, self.np_random_seed)
         observation, info = self.batch.reset(options=options)
-        return _row(observation, 0), _first(info)
+        return row(observation, 0), first(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         # Gymnasium lets one step a finished single environment.
         self.batch._ended[:] = False
         observation, reward, terminated, truncated, info = self.batch.step(np.asarray(action)[None])
-        return _row(observation, 0), float(reward[0]), bool(terminated[0]), bool(truncated[0]), _first(info)
+        return row(observation, 0), float(reward[0]), bool(terminated[0]), bool(truncated[0]), first(info)
 
     def render(self) -> ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         frames = self.batch.render()
@@ -373,41 +373,3 @@ class SingleMujocoEnv(gym.Env):
     def set_state(self, state: Mapping[str, Any]) -> None:
         self.batch.set_state(state)
         self._np_random, self._np_random_seed = self.batch._randoms[0]
-
-
-def _add_info(info: dict[str, Any], values: Mapping[str, ndarray], which: Bool[ndarray, "N"]) -> None:
-    """Adds some worlds' values in Gymnasium's vector format: zeros elsewhere, and a mask `_name` of who has one."""
-    if not which.any():
-        return
-    whole = which.all()
-    for name, value in values.items():
-        if whole:
-            info[name], info[f"_{name}"] = value.copy(), which
-        else:
-            array = info.setdefault(name, np.zeros_like(value))
-            array[which] = value[which]
-            info[f"_{name}"] = info.get(f"_{name}", False) | which
-
-
-def _add_final(
-    info: dict[str, Any], observation: Observation, values: Mapping[str, ndarray], ended: Bool[ndarray, "N"]
-) -> None:
-    """Adds what SAME_STEP resets overwrite, in Gymnasium's vector format."""
-    final = np.full(len(ended), None, dtype=object)
-    for world in np.flatnonzero(ended):
-        final[world] = _row(observation, world)
-    info["final_obs"], info["_final_obs"] = final, ended.copy()
-    info["final_info"], info["_final_info"] = {}, ended.copy()
-    _add_info(info["final_info"], values, ended)
-
-
-def _row(observation: Observation, world: int | np.integer) -> Any:
-    """What one world observed, as arrays of its own."""
-    if isinstance(observation, dict):
-        return {name: value[world].copy() for name, value in observation.items()}
-    return observation[world].copy()
-
-
-def _first(info: Mapping[str, Any]) -> dict[str, Any]:
-    """The info of a single environment from that of a batch of one."""
-    return {name: value[0] for name, value in info.items() if not name.startswith("_")}

@@ -75,6 +75,12 @@ class TrainResult:
     interrupted: bool  # by SIGINT or SIGTERM
     seconds: float
 
+    def complete(self) -> "TrainResult":
+        """Itself; goes on with the interrupt (raises KeyboardInterrupt) where half a training is of no use."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return self
+
 
 @dataclass(frozen=True)
 class Schedule:

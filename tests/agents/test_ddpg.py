@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 from jax_envs import point
-from tiny import stack
+from tiny import distance, stack
+from tiny import eight as batch
 
 from offroad.agents import DDPG, SAC, TD3, DDPGConfig, SACConfig, TD3Config
 from offroad.data.spaces import Spaces
-from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.nets.ensemble import apply_ensemble
 from offroad.nets.relational import Relational
@@ -25,23 +25,6 @@ update = jax.jit(lambda agent, batch, key: agent.update(batch, key))
 
 def make(**config):
     return DDPG.create(SPACES, DDPGConfig(hidden=(16,), batch=8, **config), KEY)
-
-
-def batch(**changes):
-    a, b, c, d = jax.random.split(KEY, 4)
-    values = {
-        "observation": jax.random.normal(a, (8, 3)),
-        "action": jax.random.uniform(b, (8, 2), minval=-2, maxval=4),
-        "reward": jax.random.normal(c, (8,)),
-        "next_observation": jax.random.normal(d, (8, 3)),
-        "terminated": jnp.arange(8) % 3 == 0,
-        "truncated": jnp.arange(8) % 3 == 1,
-    }
-    return Transition(**values | changes)
-
-
-def distance(a, b):
-    return sum(float(jnp.abs(x - y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 @pytest.mark.parametrize("value_range", [None, (-0.1, 0.2)])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 from jax_envs import cartpole
+from tiny import distance, eight
 
 from offroad.agents.dqn import DQN, DQNConfig
 from offroad.data.spaces import Spaces
-from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train.evaluate import evaluate
 from offroad.train.off_policy import off_policy
@@ -22,20 +22,8 @@ def make(**config):
 
 
 def batch(**changes):
-    a, b, c, d = jax.random.split(KEY, 4)
-    values = {
-        "observation": jax.random.normal(a, (8, 3)),
-        "action": jax.random.randint(b, (8,), 2, 6),
-        "reward": 3 * jax.random.normal(c, (8,)),
-        "next_observation": jax.random.normal(d, (8, 3)),
-        "terminated": jnp.arange(8) % 3 == 0,
-        "truncated": jnp.arange(8) % 3 == 1,
-    }
-    return Transition(**values | changes)
-
-
-def distance(a, b):
-    return sum(float(jnp.abs(x - y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    values = {"action": jax.random.randint(jax.random.key(1), (8,), 2, 6), "reward": 3 * eight().reward}
+    return eight(**values | changes)
 
 
 @pytest.mark.parametrize("double", [True, False])

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 from jax_envs import point
+from tiny import distance
+from tiny import eight as batch
 
 from offroad.agents.td3 import TD3, TD3Config
 from offroad.data.spaces import Spaces
-from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.train.evaluate import evaluate
 from offroad.train.off_policy import off_policy
@@ -21,25 +22,8 @@ def make(**config):
     return TD3.create(SPACES, TD3Config(hidden=(16,), batch=8, **config), KEY)
 
 
-def batch(**changes):
-    a, b, c, d = jax.random.split(KEY, 4)
-    values = {
-        "observation": jax.random.normal(a, (8, 3)),
-        "action": jax.random.uniform(b, (8, 2), minval=-2, maxval=4),
-        "reward": jax.random.normal(c, (8,)),
-        "next_observation": jax.random.normal(d, (8, 3)),
-        "terminated": jnp.arange(8) % 3 == 0,
-        "truncated": jnp.arange(8) % 3 == 1,
-    }
-    return Transition(**values | changes)
-
-
 def member(critics, i):
     return jax.tree.map(lambda x: x[i], critics)
-
-
-def distance(a, b):
-    return sum(float(jnp.abs(x - y).sum()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 def test_the_critics_loss_is_the_papers_with_the_smaller_target_and_without_future_after_termination():

@@ -115,8 +115,11 @@ def test_a_signal_saves_and_stops(tmp_path, number):
     result = learn(env, 100, out=tmp_path)
     assert signal.getsignal(number) is before
     assert (result.interrupted, result.step, saved_gain(tmp_path)) == (True, 30, 3)
+    with pytest.raises(KeyboardInterrupt):
+        result.complete()
     result = learn(steps_env({"cut": 4}, {"cut": 4}), 100, out=tmp_path, resume=True)
     assert (result.interrupted, result.step, float(result.agent.gain)) == (False, 100, 10)
+    assert result.complete() is result
 
 
 def test_a_second_process_and_a_damaged_checkpoint_are_refused(tmp_path):

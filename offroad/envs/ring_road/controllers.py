@@ -129,5 +129,5 @@ class PISaturation(Controller):
         return (command - speed) / self.period, (history, command)
 
 
-def _per_ring(value: float | Float[Array, "N"]) -> Float[Array, "#N 1"]:
+def _per_ring(value: float | Float[Array, ""] | Float[Array, "N"]) -> Float[Array, "#N 1"]:
     return jnp.reshape(jnp.asarray(value), (-1, 1))

@@ -1,12 +1,13 @@
 """Runs of many rings at once for tables and figures, and what traffic engineers read from them."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from offroad.envs.ring_road.controllers import Controller
 from offroad.envs.ring_road.drivers import Driver, equilibrium_speed, named
 from offroad.envs.ring_road.ring import CAR, RingRoad, tractive_power
 from offroad.errors import OffroadError
@@ -33,20 +34,20 @@ class Trajectory(eqx.Module):
 
 def simulate(
     ring: RingRoad,
-    controller: Controller | None,
+    controller: Any,
     lengths: Float[Array | np.ndarray, "N"],
     key: PRNGKeyArray,
-    seconds: float,
+    seconds: float | int,
     *,
     start: str = "warm",
-    engage: float = 0.0,
+    engage: float | int = 0.0,
 ) -> Trajectory:
     """Drives one ring of each length, all in one compiled call.
 
     Args:
         ring: the setting; its own lengths are not used.
-        controller: of the automated cars; any `eqx.Module` that is called like a `Controller` and has its
-            `initial_memory`. None: everybody is human.
+        controller: of the automated cars: a `Controller`, or any `eqx.Module` that is called like one and has its
+            `initial_memory`, such as a trained policy. None: everybody is human.
         lengths: of the rings, m. Repeat one for several seeds: each ring has its own noise.
         start: `"warm"`: after the ring's warm-up; `"bunched"`: at rest with a hole in front of one car; `"uniform"`: at
             rest and equally spaced.

@@ -128,14 +128,18 @@ def trained(learner: Any, dataset: Any, updates: int, name: str, seed: int, cont
     def report(metrics: dict[str, Any]) -> None:
         context.progress(name, metrics["step"] / updates)
 
-    return train.offline(
-        learner,
-        dataset,
-        updates,
-        seed=seed,
-        out=context.folder / name,
-        resume=True,
-        schedule=train.Schedule(checkpoint=CHECKPOINT, log=1000),
-        progress=False,
-        callback=report,
-    ).agent
+    return (
+        train.offline(
+            learner,
+            dataset,
+            updates,
+            seed=seed,
+            out=context.folder / name,
+            resume=True,
+            schedule=train.Schedule(checkpoint=CHECKPOINT, log=1000),
+            progress=False,
+            callback=report,
+        )
+        .complete()
+        .agent
+    )

@@ -55,7 +55,7 @@ def online(seeds: list[int], budget: PlaylistBudget, context: Context) -> Metric
         update_ratio=1 / 8,
         progress=False,
         callback=count,
-    )
+    ).complete()
     steps, all_ended, all_lost = zip(*curve)
     context.keep("cost", step=np.array(steps), ended=np.array(all_ended), lost=np.array(all_lost))
     rows = []
@@ -78,7 +78,7 @@ def learnt(name: str, kind: Any, config: Any, seed: int, budget: PlaylistBudget,
         fresh = FIRST_SEED + seed
         agent = kind.create(spaces(), config, jax.random.key(fresh))
         data = log(seed, budget, context)
-        return greedy(train.offline(agent, data, budget.updates, seed=fresh, progress=False).agent)
+        return greedy(train.offline(agent, data, budget.updates, seed=fresh, progress=False).complete().agent)
 
     return context.once(f"{name} {seed}", learn)
 

@@ -190,9 +190,7 @@ def learn(env: VectorEnv, seed: int, budget: ResidualBudget, context: Context) -
         schedule=train.Schedule(checkpoint=max(budget.decisions // 10, 1), log=DECISIONS * budget.worlds),
         progress=False,
         callback=say,
-    )
-    if run.interrupted:
-        raise KeyboardInterrupt
+    ).complete()
     context.keep(
         f"curve_{seed}",
         step=np.array([row["step"] for row in run.history if "episode/return" in row]),

@@ -121,7 +121,7 @@ def learn(
         schedule=train.Schedule(checkpoint=100_000, log=worlds * 150),
         progress=False,
         callback=report,
-    )
+    ).complete()
     keep_curve(context, seed, run.history)
     times = [row["time"] for row in Run.open(context.folder / f"seed_{seed}").metrics()]
     cost = {
@@ -173,9 +173,7 @@ def clone(
         context.progress(f"seed {seed}, loss {metrics['loss']:.4f}", metrics["step"] / budget.cloning_updates)
 
     run = train.offline(agent, replay, budget.cloning_updates, seed=seed, progress=False, callback=report)
-    if run.interrupted:
-        raise KeyboardInterrupt  # half a clone is none
-    return run.agent
+    return run.complete().agent
 
 
 def hundred(budget: StackingBudget, context: Context, seed: int) -> Demonstrations:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -19,51 +17,31 @@ from offroad.agents import PPO, Agent, PPOConfig, ResidualPolicy, stacked
 from offroad.data.spaces import Spaces
 from offroad.envs.ring_road.controllers import Controller, FollowerStopper, PISaturation
 from offroad.envs.ring_road.ring import CAR, DISTANCE_SCALE, RingRoad
-from offroad.envs.ring_road.simulation import (
-    Trajectory,
-    flow_bound,
-    simulate,
-    summary,
-    uniform_flow,
-    wave_speed,
+from offroad.envs.ring_road.simulation import simulate, uniform_flow, wave_speed
+from offroad.studies.study import Claim, Context, Metrics, NotRun, Published, Results, Study, at_least, at_most
+from offroad.studies.traffic.driving import (
+    GAP,
+    LENGTHS,
+    PICTURE,
+    SECONDS,
+    SHARE,
+    SPEED,
+    STD,
+    SUMO_LENGTHS,
+    TEST_KEY,
+    UNSEEN_SHARE,
+    WINDOW,
+    TrafficBudget,
+    columns,
+    drive,
+    evaluated,
+    native,
 )
-from offroad.report import plots, video
-from offroad.studies.study import (
-    Budget,
-    Claim,
-    Context,
-    Figure,
-    Metrics,
-    NotRun,
-    Published,
-    Results,
-    Study,
-    at_least,
-    at_most,
-)
+from offroad.studies.traffic.pictures import animation, learning, space_time, speeds
 
 SUGIYAMA = "Sugiyama et al. 2008, New Journal of Physics 10, 033001"
 STERN = "Stern et al. 2018, Transportation Research C 89, arXiv 1705.01693"
 FLOW = "Wu et al. 2017/2021 (Flow), arXiv 1710.05465"
-
-SEEN = (220.0, 230.0, 240.0, 250.0, 260.0, 270.0)  # ring lengths of training, m
-UNSEEN = (210.0, 280.0, 290.0)
-LENGTHS = tuple(sorted(SEEN + UNSEEN))
-SECONDS, WINDOW = 300.0, 100.0  # each ring runs so long; the last part is measured
-PICTURE = 260.0  # m, the ring of the pictures: that of Stern et al.'s experiment
-SUMO_LENGTHS = (230.0, 260.0, 290.0)
-TEST_KEY = 20_000  # noise of the evaluation, apart from all training seeds
-
-SHARE, UNSEEN_SHARE = "share of uniform flow, seen lengths", "share of uniform flow, unseen lengths"
-SPEED, STD = "speed at 260 m [m/s]", "speed std across cars, seen lengths [m/s]"
-GAP = "smallest gap of the automated car [m]"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrafficBudget(Budget):
-    decisions: int  # of each training run, 0.5 s each, summed over its rings
-    rings: int  # evaluated for each length and seed
-    sumo: bool  # whether the policies also drive in SUMO (the extra `sumo`)
 
 
 class OnView(eqx.Module):
@@ -86,61 +64,6 @@ class Learnt(eqx.Module):
     def __call__(self, observation: Float[Array, "N view"], memory: Any) -> tuple[Float[Array, "N automated"], Any]:
         action, memory = self.agent.act({"view": observation}, None, memory)
         return jnp.clip(action, -1.0, 1.0), memory
-
-
-# --- measuring
-
-
-def drive(ring: RingRoad, controller: Any, seed: int, rings: int, lengths: tuple[float, ...] = LENGTHS) -> Trajectory:
-    """Every length `rings` times, with noise of its own for each ring and seed."""
-    repeated = np.repeat(np.asarray(lengths, np.float32), rings)
-    return simulate(ring, controller, repeated, jax.random.key(TEST_KEY + seed), SECONDS)
-
-
-def measures(trajectory: Trajectory) -> dict[str, float]:
-    """The numbers of the report. Mean speed alone hides stop-and-go and tailgating."""
-    whole, end = summary(trajectory), summary(trajectory.between(SECONDS - WINDOW))
-    attainable = np.array([uniform_flow(float(length)) for length in trajectory.length])
-    share = end["mean_speed"] / attainable
-    seen = np.isin(trajectory.length, SEEN)
-    return {
-        SHARE: share[seen].mean(),
-        UNSEEN_SHARE: share[~seen].mean(),
-        "worst share, seen lengths": min(share[trajectory.length == x].mean() for x in SEEN),
-        SPEED: end["mean_speed"][trajectory.length == 260].mean(),
-        STD: end["speed_std"][seen].mean(),
-        GAP: whole["min_gap"].min(),
-        "braking per km [s]": end["braking_per_km"][seen].mean(),
-        "energy [J/(kg m)]": end["energy_per_metre"][seen].mean(),
-    }
-
-
-def by_length(trajectory: Trajectory) -> Float[np.ndarray, " lengths"]:
-    speed = summary(trajectory.between(SECONDS - WINDOW))["mean_speed"]
-    return np.array([speed[trajectory.length == x].mean() for x in LENGTHS])
-
-
-def evaluated(
-    ring: RingRoad, controllers: list[Any], seeds: list[int], budget: TrafficBudget, context: Context
-) -> Metrics:
-    """All measures of one controller a seed; keeps the speed at each length, and a trajectory for the pictures."""
-    rows, speeds = [], []
-    for seed, controller in zip(seeds, controllers):
-        trajectory = drive(ring, controller, seed, budget.rings)
-        rows.append(measures(trajectory))
-        speeds.append(by_length(trajectory))
-        context.progress(f"seed {seed} evaluated", (len(rows)) / len(seeds))
-    context.keep("speed_by_length", length=np.array(LENGTHS), speed=np.array(speeds))
-    return columns(rows)
-
-
-def columns(rows: list[dict[str, float]]) -> Metrics:
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def native(**options: Any) -> RingRoad:
-    """The ring as controllers that command speeds expect it: ten commands a second, brakes and engine of a real car."""
-    return RingRoad(sim_steps=1, max_acceleration=4.5, **options)
 
 
 # --- the arms
@@ -223,7 +146,7 @@ def learn(make: Make, seeds: list[int], budget: TrafficBudget, context: Context,
         done = metrics["step"] / budget.decisions
         context.progress(f"mean speed {np.mean(metrics['env/mean_speed']):.2f} m/s in training", 0.9 * min(done, 1.0))
 
-    run = train.on_policy(agents, env, budget.decisions, seed=seeds, progress=False, callback=report)
+    run = train.on_policy(agents, env, budget.decisions, seed=seeds, progress=False, callback=report).complete()
     context.keep(
         "curve",
         step=np.array([row["step"] for row in run.history]),
@@ -342,11 +265,11 @@ def verdict(r: Results) -> list[Claim]:
     ]
 
 
-def above(value: float, bound: float) -> tuple[float, bool]:
+def above(value: float, bound: float | int) -> tuple[float, bool]:
     return value, value > bound
 
 
-def between(value: float, low: float, high: float) -> tuple[float, bool]:
+def between(value: float, low: float | int, high: float | int) -> tuple[float, bool]:
     return value, low <= value <= high
 
 
@@ -354,59 +277,6 @@ def hacked(r: Results) -> tuple[str, bool]:
     with_guard = max(r.values("ppo_without_failsafe", GAP))
     without = max(r.values("ppo_without_failsafe", "smallest gap without the guard [m]"))
     return f"{with_guard:.2f} m and {without:.2f} m", with_guard < 1 and without < 0
-
-
-# --- the pictures
-
-
-def animation(r: Results, folder: Path) -> Figure:
-    rings = []
-    for name, title in (("off", "AV off"), ("on", "AV on after 300 s")):
-        kept = r.artefact("ppo", name)
-        on = (kept["time"] > SECONDS) & (name == "on")
-        rings.append(video.Ring(title, kept["position"], kept["speed"], PICTURE, on))
-    path = video.ring_animation(folder / "ring.gif", rings, dt=0.5, limit_mb=0.8)
-    return Figure(
-        "The talk's ring", path, "22 cars on 260 m, ten minutes in twelve seconds, with and without automation."
-    )
-
-
-def space_time(r: Results, folder: Path) -> Figure:
-    kept = r.artefact("ppo", "on")
-    path = plots.space_time(
-        folder / "space_time.png", kept["position"], kept["speed"], PICTURE, 0.5, highlight=0, switched_on=SECONDS
-    )
-    caption = "Every car's way along the ring. The jam travels backwards until the automated car is switched on."
-    return Figure("Space-time diagram", path, caption)
-
-
-def speeds(r: Results, folder: Path) -> Figure:
-    curves = {}
-    for arm in r.arms:
-        try:
-            curves[arm] = r.artefact(arm, "speed_by_length")["speed"].T
-        except NotRun:
-            continue
-    lines = {
-        "uniform flow (attainable)": np.array([uniform_flow(x) for x in LENGTHS]),
-        "Flow's bound (not attainable)": np.array([flow_bound(x) for x in LENGTHS]),
-    }
-    path = plots.lines(
-        folder / "speeds.png", np.array(LENGTHS), curves, "ring length [m]", "mean speed in the last 100 s [m/s]", lines
-    )
-    return Figure("Speed against density", path, "Training saw 220 to 270 m; 210, 280 and 290 m are new.")
-
-
-def learning(r: Results, folder: Path) -> Figure:
-    curves = {}
-    for arm in ("ppo", "residual", "ppo_without_failsafe"):
-        if arm in r.arms:
-            kept = r.artefact(arm, "curve")
-            curves[arm] = (kept["step"], kept["speed"])
-    if not curves:
-        raise NotRun("no arm that learns was run")
-    path = plots.learning_curves(folder / "learning.png", curves, "mean speed while training [m/s]")
-    return Figure("Learning", path, "All lengths together, exploration included.")
 
 
 STUDY = Study(
