@@ -26,8 +26,8 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """Defaults are Stable-Baselines3's but for `double`. Its schedules are in environment steps, four to an update: here
-    they are in updates, and exploration falls as in a run of a million steps.
+    """Defaults are Stable-Baselines3's but for `double`. Its schedules count environment steps, four to an update; here
+    they count updates, and exploration falls as in a run of a million steps.
     """
 
     learning_rate: float = 1e-4

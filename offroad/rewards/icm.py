@@ -5,7 +5,7 @@ features of an inverse model (the paper's), the observation itself ("pixels"), o
 al. (2018, arXiv 1808.04355) found sufficient for many games, though learnt features appeared to generalise better.
 
 It is drawn to whatever it cannot predict: noise that its actions switch on (a television with a remote control) holds
-it for ever, whatever the features.
+it, whatever the features.
 """
 
 from dataclasses import dataclass, field, replace

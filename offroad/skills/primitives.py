@@ -51,7 +51,9 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class PrimitivesConfig:
-    """Defaults are the paper's but for the batch (50) and the posterior (four layers of a bidirectional GRU)."""
+    """Sizes, rate and weight are those of an open re-implementation (OPAL-PyTorch), which has batches of 50 and four
+    layers of a bidirectional GRU as posterior.
+    """
 
     learning_rate: float = 1e-3
     batch: int = 256  # windows per update
