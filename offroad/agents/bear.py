@@ -34,13 +34,15 @@ code: what is compared is the middle of both distributions."""
 
 @dataclass(frozen=True)
 class BEARConfig:
-    """Defaults are the authors' but for sizes that a CPU can bear: their policy and critics are (400, 300), the
-    behaviour's networks (750, 750), and benchmarks were run with up to 100 samples for the discrepancy.
+    """Rates, batch and policy are those of D4RL's benchmark code, threshold, targets and multiplier also the authors'.
+
+    Sizes are such that a CPU can bear them: in both codes the behaviour's networks are (750, 750), and D4RL's
+    benchmark takes 100 samples for the discrepancy, with a Gaussian kernel of bandwidth 50.
     """
 
     critic_learning_rate: float = 3e-4
     policy_learning_rate: float = 1e-4
-    behaviour_learning_rate: float = 1e-3
+    behaviour_learning_rate: float = 1e-3  # the authors'; D4RL's benchmark: 3e-4
     multiplier_learning_rate: float = 1e-3
     discount: float = 0.99  # gamma, per transition
     polyak: float = 0.005  # tau: how fast the targets follow
@@ -51,11 +53,11 @@ class BEARConfig:
     critics: int = 2
     pessimism: float = 0.75  # lambda: weight of the smallest critic's value in targets, the rest is the largest one's
     backup_samples: int = 10  # the best of so many actions of the policy counts in targets, and is played
-    samples: int = 5  # of the policy and of the behaviour, for the discrepancy; the paper: 4 to 10
+    samples: int = 5  # of the policy and of the behaviour, for the discrepancy; the authors advise 5
     kernel: Literal["laplacian", "gaussian"] = "laplacian"
     bandwidth: float = 20.0  # sigma: kernels are exp(-|x - y| / 2 sigma) and exp(-|x - y|^2 / 2 sigma)
     threshold: float = 0.05  # the discrepancy that is allowed
-    match_updates: int = 0  # at first the policy only matches the behaviour; the authors' code: 20,000
+    match_updates: int = 0  # at first the policy only matches the behaviour; the authors' commands: 20,000
     layer_norm: bool = False  # in the critics
     normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features

@@ -34,10 +34,11 @@ INSIDE = 1 - 1e-5
 
 @dataclass(frozen=True)
 class CQLConfig:
-    """Defaults are those of the authors' code for locomotion.
+    """Defaults are those that the authors advise for locomotion, but for two things: their code clones at first, and
+    does not halve the squared error, as is done here, so that the same `weight` counts half as much there.
 
-    Sparse rewards must be shifted in the data, so that failure is worth less than nothing: for D4RL's ant mazes others
-    found 10 r - 5, with backup_samples 10, lagrange_gap -2.6 (see there) and gap_minimum -200.
+    Sparse rewards must be shifted in the data, so that failure is worth less than nothing: CORL takes, for D4RL's ant
+    mazes, 10 r - 5, with backup_samples 10, lagrange_gap -2.6 (see there) and gap_minimum -200.
     """
 
     critic_learning_rate: float = 3e-4
@@ -61,7 +62,7 @@ class CQLConfig:
     lagrange_gap: float | None = None
     multiplier_learning_rate: float = 3e-4
     gap_minimum: float | None = None  # gaps below it, state by state, count as this and are not widened
-    clone_updates: int = 0  # at first the policy clones the data; the authors' ant mazes: 40,000
+    clone_updates: int = 0  # at first the policy clones the data; the authors' code: 40,000
     normalise_observation: bool = False  # by the data's mean and deviation, which `train.offline` measures
     encoder: EncoderConfig = field(default_factory=Flat)  # how observations become features
 

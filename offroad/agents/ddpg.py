@@ -28,13 +28,15 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class DDPGConfig:
-    """Defaults are those of Plappert et al. 2018; noises are in units of half the action range."""
+    """Defaults are those of OpenAI's implementation of hindsight (baselines) but for `polyak`; noises are in units of
+    half the action range.
+    """
 
     learning_rate: float = 1e-3
     anneal_updates: int = 0  # in which it falls linearly; 0 keeps it
     anneal_to: float = 0.1  # times the learning rate: where it stays after that
     discount: float = 0.98  # gamma: 1 - 1/T for episodes of T = 50 steps
-    polyak: float = 0.001  # tau, every update (Lillicrap et al.; Plappert et al.: 0.05 every 40 updates)
+    polyak: float = 0.001  # tau, every update, as Lillicrap et al.; in baselines 0.05 every 40 updates
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256, 256)
     random_action: float = 0.3  # how often exploration acts uniformly at random

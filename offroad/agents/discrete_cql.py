@@ -27,7 +27,7 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class DiscreteCQLConfig:
-    """The weight is the paper's for a tenth of Atari's data (4 for a hundredth); the rest suits small networks."""
+    """The weight is the authors' for a tenth of Atari's data (4 for a hundredth); the rest suits small networks."""
 
     learning_rate: float = 3e-4
     discount: float = 0.99  # gamma, per transition

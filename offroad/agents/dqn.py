@@ -26,7 +26,9 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class DQNConfig:
-    """Defaults are Stable-Baselines3's, with its schedules in updates: one for every four environment steps."""
+    """Defaults are Stable-Baselines3's but for `double`. Its schedules count environment steps, four to an update; here
+    they count updates, and exploration falls as in a run of a million steps.
+    """
 
     learning_rate: float = 1e-4
     discount: float = 0.99  # gamma
@@ -55,7 +57,7 @@ class QNetwork(eqx.Module):
         advantage = self.advantage(features)
         if self.value is None:
             return advantage
-        return self.value(features) + advantage - jnp.mean(advantage, -1, keepdims=True)  # equation 9 of Wang et al.
+        return self.value(features) + advantage - jnp.mean(advantage, -1, keepdims=True)  # as Wang et al.
 
 
 class DQN(Agent):
@@ -118,7 +120,7 @@ class DQN(Agent):
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = batch.action - self._start
 
-        # The double Q-learning target, equation 4 of van Hasselt et al.; without `double`, that of Mnih et al.
+        # The target of van Hasselt et al.; without `double`, that of Mnih et al.
         next_values = self.target_network(following)
         chosen = jnp.argmax(self.network(following) if config.double else next_values, -1)
         target = batch.reward + config.discount * ~batch.terminated * _pick(next_values, chosen)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 @dataclass(frozen=True)
 class Imitation:
-    """The weights of the two losses, those of the paper's experiments.
+    """The weights of the two losses, those of OpenAI's implementation (baselines).
 
     The cloning loss is a sum over rows and the policy's own a mean: 0.0078 is 1/128, for batches with 128 rows of
     demonstrations. Adam sees only the ratio of the two weights.

@@ -28,11 +28,12 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class IQLConfig:
-    """Defaults are the paper's for locomotion. Its ant mazes: expectile 0.9, beta 10, rewards less 1; its kitchens:
-    expectile 0.7, beta 0.5, dropout 0.1."""
+    """Defaults are the authors' for locomotion. Their ant mazes: expectile 0.9, beta 10, rewards less 1. Kitchens:
+    expectile 0.7, beta 0.5, dropout 0.1.
+    """
 
     learning_rate: float = 3e-4
-    anneal_updates: int = 0  # in which the policy's falls to 0 along a cosine (the paper: 1,000,000); 0 keeps it
+    anneal_updates: int = 0  # in which the policy's falls to 0 along a cosine (the authors: 1,000,000); 0 keeps it
     discount: float = 0.99  # gamma, per transition
     polyak: float = 0.005  # how fast the target critics follow
     batch: int = 256

@@ -31,7 +31,7 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Defaults are those that peers use for continuous control."""
+    """Defaults are Stable-Baselines3's but for normalisation, which it leaves to a wrapper."""
 
     rollout: int = 2048  # steps of each environment between updates (T)
     epochs: int = 10  # passes over each rollout
@@ -290,7 +290,7 @@ def generalised_advantages(
     discount: float,
     gae: float,
 ) -> Float[Array, "T N"]:
-    """Generalised advantage estimates, equations 11-16 of arXiv 1506.02438.
+    """Generalised advantage estimates (arXiv 1506.02438).
 
     `next_value` is bootstrapped unless the episode terminated; the sum over the future stops where it `ended`.
     """
@@ -308,7 +308,7 @@ def generalised_advantages(
 def clipped_surrogate(
     ratio: Float[Array, "*batch"], advantage: Float[Array, "*batch"], clip: float
 ) -> Float[Array, "*batch"]:
-    """What L^CLIP is the mean of (equation 7): no gain from moving the policy by more than `clip` on one rollout."""
+    """What L^CLIP is the mean of: no gain from moving the policy by more than `clip` on one rollout."""
     clipped = jnp.clip(ratio, 1 - clip, 1 + clip)
     return jnp.minimum(ratio * advantage, clipped * advantage)
 

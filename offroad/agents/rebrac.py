@@ -31,8 +31,8 @@ class ReBRACConfig:
     """Defaults are those of the authors' code but for the penalties, which are to be tuned; noises are in units of half
     the action range.
 
-    For D4RL's ant mazes: policy_learning_rate 3e-4, critic_learning_rate 5e-5, discount 0.999, batch 256, penalties
-    0.001 and 0 (medium-diverse) or 0.002 and 0.002 (large-diverse).
+    CORL takes, for D4RL's ant mazes, rewards times 100, policy_learning_rate 3e-4, critic_learning_rate 5e-5, discount
+    0.999, batch 256, penalties 0.001 and 0 (medium-diverse) or 0.002 and 0.002 (large-diverse).
     """
 
     policy_learning_rate: float = 1e-3

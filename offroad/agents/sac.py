@@ -28,7 +28,7 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class SACConfig:
-    """Defaults are the paper's."""
+    """Defaults are the authors' (softlearning)."""
 
     learning_rate: float = 3e-4
     discount: float = 0.99  # gamma
@@ -106,19 +106,19 @@ class SAC(Agent):
         target_key, actor_key = jax.random.split(key)
         temperature = jnp.exp(self.log_temperature)
 
-        # Soft Bellman target, equations 3 and 5.
+        # Soft Bellman target.
         next_action, next_log_prob = self.actor(following).sample_and_log_prob(target_key)
         next_value = jnp.min(apply_ensemble(self.target_critics, following, next_action), 0)
         next_value -= temperature * next_log_prob
         target = batch.reward + config.discount * ~batch.terminated * next_value
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            """J_Q, equation 5, summed over the critics."""
+            """J_Q, summed over the critics."""
             values = apply_ensemble(critics, observation, action)
             return 0.5 * jnp.mean(jnp.square(values - target), axis=1).sum(), jnp.mean(values)
 
         def actor_loss(actor: Actor, critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            """J_pi, equation 9, with the minimum over the critics."""
+            """J_pi, with the minimum over the critics."""
 
             def value(action: Float[Array, "batch action"]) -> Float[Array, " batch"]:
                 return jnp.min(apply_ensemble(critics, observation, action), 0)
@@ -130,7 +130,7 @@ class SAC(Agent):
             return loss, jnp.mean(log_prob)
 
         def temperature_loss(log_temperature: Float[Array, ""], log_prob: Float[Array, ""]) -> Float[Array, ""]:
-            """J(alpha), equation 18, on the logarithm of alpha as is customary."""
+            """J(alpha), on the logarithm of alpha as is customary."""
             return -log_temperature * (log_prob + self._target_entropy())
 
         (loss, value), gradient = jax.value_and_grad(critic_loss, has_aux=True)(self.critics)

@@ -27,7 +27,9 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class TD3Config:
-    """Defaults are Stable-Baselines3's; noises are in units of half the action range."""
+    """Defaults are Stable-Baselines3's, but that it explores without noise unless told; noises are in units of half the
+    action range.
+    """
 
     learning_rate: float = 1e-3
     discount: float = 0.99  # gamma
@@ -93,7 +95,7 @@ class TD3(Agent):
         observation, following = self._normalise(batch.observation), self._normalise(batch.next_observation)
         action = ActionScale(box_actions(self.spaces, "td3")).to_unit(batch.action)
 
-        # Clipped double Q-learning with target policy smoothing, equations 10 and 14.
+        # Clipped double Q-learning with target policy smoothing.
         noise = config.target_noise * jax.random.normal(key, action.shape)
         noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
         next_action = jnp.clip(self.target_policy(following) + noise, -1, 1)
@@ -101,7 +103,7 @@ class TD3(Agent):
         target = batch.reward + config.discount * ~batch.terminated * next_value
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            """The squared error of both critics, algorithm 1."""
+            """The squared error of both critics."""
             values = apply_ensemble(critics, observation, action)
             return jnp.mean(jnp.square(values - target), axis=1).sum(), jnp.mean(values)
 

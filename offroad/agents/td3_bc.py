@@ -27,7 +27,7 @@ from offroad.nets.relational import EncoderConfig
 
 @dataclass(frozen=True)
 class TD3BCConfig:
-    """Defaults are the paper's; noises are in units of half the action range."""
+    """Defaults are the authors'; noises are in units of half the action range."""
 
     learning_rate: float = 3e-4
     discount: float = 0.99  # gamma, per transition

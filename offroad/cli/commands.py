@@ -53,7 +53,7 @@ class Reproduce:
     study: Positional[str]
     """The study; `offroad list` shows all."""
     profile: str = "quick"
-    """How much to spend: quick (minutes), cpu (an hour or two) or paper (as published)."""
+    """How much to spend: quick (minutes), cpu (hours) or, where there is one, paper (on the scale of the paper)."""
     seeds: int | None = None
     """Number of seeds; by default the profile's."""
     arms: tuple[str, ...] = ()

@@ -31,7 +31,7 @@ class Normal(eqx.Module):
 
 
 class TanhNormal(eqx.Module):
-    """The tanh of a Gaussian with independent components: actions in (-1, 1) (Haarnoja et al. 2018, appendix C)."""
+    """The tanh of a Gaussian with independent components: actions in (-1, 1) (Haarnoja et al. 2018)."""
 
     mean: Float[Array, "*batch dim"]
     log_std: Float[Array, "*#batch dim"]

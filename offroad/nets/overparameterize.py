@@ -1,6 +1,6 @@
 """Layers whose weight is a product of several matrices while they learn, and one matrix afterwards.
 
-The functions that a network can represent stay the same; how it learns does not: gradient descent on a product prefers
+The functions that a network can represent stay the same; how it learns does not: gradient descent on a product tends to
 products of low rank (Huh et al. 2023, arXiv 2103.10427; Arora et al. 2019, arXiv 1905.13655).
 
     agent = expand(BC.create(spaces, config, key), 2, key=key)   # before training

@@ -48,7 +48,7 @@ def srank(singular: Float[Any, "*batch n"], delta: float = 0.01) -> Float[Any, "
 
 
 def singular_values(matrices: Float[Any, "*batch rows columns"]) -> Float[np.ndarray, "*batch n"]:
-    """In float64 from the smaller of the two Gram matrices: several times faster than the decomposition itself, and
+    """In float64 from the smaller of the two Gram matrices: faster than the decomposition itself, and
     exact to about 1e-8 of the largest value."""
     x = np.asarray(matrices, float)
     transposed = np.swapaxes(x, -1, -2)

@@ -167,7 +167,7 @@ def _cycle(n: int) -> list[str]:
 
 
 def _save(fig: Figure, path: Path) -> Path:
-    """A PNG of 256 colours: a third of the size, and no difference to the eye."""
+    """A PNG of 256 colours: smaller, and no difference to the eye."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     fig.savefig(buffer)

@@ -277,7 +277,7 @@ class TwoValuePPO(Agent):
 
 @dataclass(frozen=True)
 class EIPOConfig:
-    """Defaults are those of the official code."""
+    """Defaults of `alpha`, its rate and its clip are those of the official experiments; the rest is ours."""
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
     alpha: float = 0.5  # the multiplier at first

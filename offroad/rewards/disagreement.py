@@ -1,7 +1,7 @@
 """Disagreement of an ensemble of forward models (Pathak, Gandhi and Gupta 2019, arXiv 1906.04161).
 
 The bonus is the variance of what several models predict. Where the world is random but well known they agree on its
-mean, so noise that an agent switches on by itself stops to pay: the limit of prediction errors, passed.
+mean, so noise that an agent switches on by itself stops paying, which prediction errors do not achieve.
 """
 
 from dataclasses import dataclass, field, replace

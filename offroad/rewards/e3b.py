@@ -2,7 +2,7 @@
 
 The bonus of reaching s is phi(s)^T C^-1 phi(s), where C = ridge I + the sum of phi phi^T over the episode so far: large
 in directions of feature space that this episode has not been to. phi comes from an inverse model, so it holds what the
-actions affect; in a first-person view that is mostly how one moves, and circling pays like travelling.
+actions affect; in a first-person view that may be how one moves more than where, and circling pays like travelling.
 """
 
 from dataclasses import dataclass, field, replace

@@ -22,7 +22,7 @@ from offroad.nets.relational import EncoderConfig
 
 PATCHES = Flat(Pixels(channels=(32, 32), kernels=(8, 2), strides=(8, 2), size=256))
 """For images from about 24 x 24 on: patches side by side, so that the first layer is one matrix product. On a CPU it
-costs less than half of overlapping ones."""
+costs less than overlapping ones."""
 
 
 class View(eqx.Module):

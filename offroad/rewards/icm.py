@@ -2,10 +2,10 @@
 
 The reward of a step is 1/2 ||prediction of phi(s') - phi(s')||^2. What phi is decides what the agent is curious about:
 features of an inverse model (the paper's), the observation itself ("pixels"), or a fixed random network, which Burda et
-al. (2018, arXiv 1808.04355) found nearly as good on the levels that they trained on.
+al. (2018, arXiv 1808.04355) found sufficient for many games, though learnt features appeared to generalise better.
 
 It is drawn to whatever it cannot predict: noise that its actions switch on (a television with a remote control) holds
-it for ever, whatever the features.
+it, whatever the features.
 """
 
 from dataclasses import dataclass, field, replace
@@ -35,7 +35,7 @@ class ICMConfig:
     size: int = 64  # of the features
     hidden: tuple[int, ...] = (256,)  # of every MLP
     beta: float = 0.2  # weight of the forward loss; 1 - beta is that of the inverse loss
-    stop_gradient: bool = True  # at the forward model's target; the paper has none, and its features may shrink
+    stop_gradient: bool = True  # at the forward model's target; the authors' code has none, and its features may shrink
     residual: bool = True  # the forward model predicts the change of the features
     encoder: EncoderConfig = PATCHES
     frames: int = 0  # how many of the newest frames of an image stack are seen; 0: all

@@ -2,7 +2,7 @@
 
 An episode remembers places, and pays for a place that is far, in steps, from all of them. What "far" means is learnt
 from pairs of observations of the same episode, before the policy learns, and then *frozen*: a policy that is paid by an
-embedding that still learns finds out how to move the embedding instead of itself.
+embedding that still learns may find out how to move the embedding instead of itself.
 
 - "comparator" is the paper's: a network is trained to tell pairs within `window` steps from pairs farther apart than
   `gap` windows; the bonus is `offset` minus the 90th percentile of its answers over the memory, and places whose bonus

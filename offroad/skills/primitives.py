@@ -51,7 +51,9 @@ CHUNK = 1024
 
 @dataclass(frozen=True)
 class PrimitivesConfig:
-    """Defaults are the paper's but for the batch (50) and the posterior (four layers of a bidirectional GRU)."""
+    """Sizes, rate and weight are those of an open re-implementation (OPAL-PyTorch), which has batches of 50 and four
+    layers of a bidirectional GRU as posterior.
+    """
 
     learning_rate: float = 1e-3
     batch: int = 256  # windows per update
@@ -151,7 +153,7 @@ class Primitives(eqx.Module):
             return self._finetune(batch, key)
 
         def loss(learnt: Any) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
-            """Minus equations 1 and 2 of the paper, with beta as the Lagrange multiplier."""
+            """Minus the paper's objective, with beta as the multiplier of its constraint on the KL divergence."""
             new = replace(self, posterior=learnt[0], prior=learnt[1], policy=learnt[2])
             posterior = new.encode(batch)
             likelihood = jnp.mean(new.likelihood(batch, posterior.sample(key)))
@@ -165,7 +167,7 @@ class Primitives(eqx.Module):
         return new, {"loss": value, "likelihood": likelihood, "kl": divergence}
 
     def _finetune(self, batch: Window, key: Key[Array, ""]) -> tuple["Primitives", dict[str, Float[Array, ""]]]:
-        """Behaviour cloning of (s_t, a_t, z), equation 3."""
+        """Behaviour cloning of (s_t, a_t, z)."""
         z = self._latent(batch, key if self.config.finetune_with == "sample" else None)
 
         def loss(policy: Conditional) -> Float[Array, ""]:

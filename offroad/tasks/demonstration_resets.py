@@ -15,7 +15,7 @@ class DemonstrationResets:
 
     All others are those of `curriculum`, or plain ones without options if that is None; only they are recorded by it.
     The environment must know the reset option `state`. From Nair et al. (2018), "Overcoming Exploration in
-    Reinforcement Learning with Demonstrations", section IV-D.
+    Reinforcement Learning with Demonstrations".
 
     Raises `OffroadError` for demonstrations without states of the simulator.
     """

@@ -173,7 +173,7 @@ class Demonstrations:
     def sample_state(self, random: np.random.Generator) -> State:
         """The simulator's state before a random step of a random episode, for `reset(options={"state": ...})`.
 
-        Starting there, the goal is near enough for a beginner (Nair et al. 2018, section IV-D).
+        Starting there, the goal is near enough for a beginner (Nair et al. 2018).
         """
         if self.states is None:
             raise OffroadError("these demonstrations hold no states of the simulator; record them with states")
@@ -187,7 +187,8 @@ class DemonstrationReplay(Replay):
 
     Of every batch (the last axis of a sample's shape) the last `round(share * batch)` rows are demonstrations, as
     `demonstrated` tells; at least one row is of each kind. Demonstrations are drawn by a replay of their own, so that
-    hindsight relabels them if that is a `HindsightReplay`. The default share is that of Nair et al. 2018: 128 of 1024.
+    hindsight relabels them if that is a `HindsightReplay`. The default share, 128 of 1024, is that of
+    OpenAI's implementation of Nair et al. 2018.
     """
 
     def __init__(self, replay: Replay, demonstrations: Replay, share: float | int = 0.125):

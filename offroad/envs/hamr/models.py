@@ -22,7 +22,7 @@ from offroad.envs.hamr import geometry
 from offroad.envs.hamr.geometry import LEGS
 from offroad.errors import unknown
 
-# Feet that hardly bounce, as the inelastic contacts of the published simulations: softer ones lose half the speed.
+# Feet that hardly bounce, as the inelastic contacts of the published simulations: softer ones bounce and slow it down.
 CONTACT = {"friction": (1.0, 0.005, 0.0001), "solref": (0.2, 2.0), "solimp": (0.95, 0.999, 0.01, 0.5, 2.0)}
 LOOP_SOLIMP = (0.9999, 0.9999, 0.001, 0.5, 2.0)
 PIEZO_STIFFNESS = geometry.BIAS * geometry.FREE / geometry.FREE_DEFLECTION  # N/mm, of the drive

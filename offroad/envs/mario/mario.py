@@ -33,10 +33,11 @@ ACTIONS: tuple[tuple[str, ...], ...] = (
     *(("LEFT", *buttons) for buttons in _JUMPS),
     *(("RIGHT", *buttons) for buttons in _JUMPS),
 )
-"""The paper's 14: the buttons that each holds."""
+"""The 14 of the paper's code: the buttons that each holds."""
 SIDE, STACK, FRAMES = 42, 4, 6
-# The paper cuts 24 rows at the top and 12 at the bottom, of 240; the emulator leaves 8 at both ends out.
-CROP = (16, 4, 0, 0)  # top, bottom, left, right
+# The paper's code cuts 24 of 224 rows at the top and 12 at the bottom, and 8 of 256 columns at either side, which the
+# emulator leaves out by itself.
+CROP = (24, 12, 0, 0)  # top, bottom, left, right
 TIMEOUT = 4000  # decisions: more than the game's clock allows
 
 

@@ -4,7 +4,7 @@ The weights in `walker.npz` are those of an SAC agent, trained and exported by t
 
 The ant has four equal legs, so that walking in any direction from any heading is the same task as walking roughly along
 the first leg's side. `egocentric` therefore describes the ant in its own frame, with the legs numbered from the side
-that faces the direction, and `to_motors` maps actions back. Physics has the same symmetry exactly.
+that faces the direction, and `to_motors` maps actions back. Physics has the same symmetry.
 
 Shapes: N ants.
 """
@@ -31,7 +31,7 @@ KNEE_SIGNS = np.array([1.0, -1.0, -1.0, 1.0])  # the ankle joints of two legs be
 MOTOR_LEGS = [3, 0, 1, 2]  # the leg that each pair of motors belongs to
 FEATURES = 28
 WEIGHTS = Path(__file__).parent / "walker.npz"
-EFFORT = 0.65  # of the trained policy's torques: it falls seldom, and is a quarter slower
+EFFORT = 0.65  # of the trained policy's torques: it falls less often, and is slower
 
 
 class Walker:

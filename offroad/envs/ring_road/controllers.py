@@ -80,7 +80,7 @@ class ACC(Controller):
 class FollowerStopper(Controller):
     """Holds the desired speed, and falls back to its leader's speed and to a stop as the gap closes.
 
-    The velocity controller of Stern et al. 2018 (section 3.1): three bands of the gap, whose borders are parabolas in
+    The velocity controller of Stern et al. 2018: three bands of the gap, whose borders are parabolas in
     the relative speed. In the third band the command runs from the leader's speed to the desired one, as in the
     article; Flow's code takes the own speed there. `desired` (m/s) may be one number for each ring.
     """
@@ -106,7 +106,7 @@ class FollowerStopper(Controller):
 
 
 class PISaturation(Controller):
-    """Holds its own mean speed of the last 38 s, a little faster with room ahead: Stern et al. 2018 (section 3.2)."""
+    """Holds its own mean speed of the last 38 s, a little faster with room ahead: Stern et al. 2018."""
 
     period: float = 0.5  # s between decisions
     window: float = 38.0  # s

@@ -53,7 +53,9 @@ class IDM(Driver):
 
 
 class OVM(Driver):
-    """The optimal velocity model (Bando et al. 1995) with a term in the relative speed, as used on Flow's ring."""
+    """The optimal velocity model (Bando et al. 1995) with a term in the relative speed, as in Flow but for `go`, 15 m
+    there.
+    """
 
     personal: ClassVar[tuple[str, ...]] = ("gain", "coupling", "go")
 

@@ -1,7 +1,7 @@
 """Traffic simulated by SUMO: any road network of yours, and the ring of `RingRoad`, to see whether policies transfer.
 
-Needs the extra: `pip install "offroad[sumo]"`. SUMO runs inside the process (`libsumo`), which is some 20 times as fast
-as over a socket but allows one simulation for each process: use `gymnasium.vector.AsyncVectorEnv` for several.
+Needs the extra: `pip install "offroad[sumo]"`. SUMO runs inside the process (`libsumo`), which is much faster
+than over a socket but allows one simulation for each process: use `gymnasium.vector.AsyncVectorEnv` for several.
 """
 
 import math

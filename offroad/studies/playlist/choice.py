@@ -136,8 +136,8 @@ def open_bandit(seeds: list[int], budget: PlaylistBudget, context: Context) -> M
 def action_chances(thompson: Dataset) -> Float[np.ndarray, "3 80"]:
     """How likely the policy shows each item at each place, on average over the week.
 
-    The policy was updated now and then, so that propensities vary. They are known only for what was shown; the mean of
-    1 / propensity over the impressions of an item estimates 1 / (its mean propensity), without the bias of a plain mean
+    Propensities of the same item at the same place vary over the log. They are known only for what was shown; the mean
+    of 1 / propensity over the impressions of an item estimates 1 / (its mean propensity), without a plain mean's bias
     towards times at which it was likely. Normalised to add up to 1 at each place.
     """
     chances = np.zeros((3, 80))

@@ -16,7 +16,7 @@ from offroad.studies.study import Context, Metrics
 LEARNERS = 32  # listeners served side by side while learning online
 SPENT, SPENT_LOST = "sessions while learning", "sessions lost while learning"
 
-# The fewest sessions lost of the settings that were tried on tuning seeds, which docs/studies/playlist.md lists.
+# The fewest sessions lost of the settings that were tried on tuning seeds; docs/studies/playlist.md tells of them.
 ONLINE = DQNConfig(
     learning_rate=1e-3,
     discount=0.97,

@@ -31,7 +31,7 @@ from offroad.train.collect import HostPolicy
 
 EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
 BODY = 45.0  # mm
-TORQUE_NOISE = 0.01  # N mm: the paper's N(0, 0.01), whose unit it does not name
+TORQUE_NOISE = 0.01  # N mm: the paper's N(0, 0.01); the unit is ours
 RANGES = Randomization(inertia=(0.7, 1.3), stiffness=(0.7, 1.3))
 Make = Callable[..., VectorEnv]
 """`make(num_envs, **kwargs)` of the robot that an arm learns in."""
