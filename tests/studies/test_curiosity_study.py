@@ -11,7 +11,7 @@ from rich.console import Console
 
 from offroad.rewards import Fitting
 from offroad.studies import curiosity
-from offroad.studies.curiosity import claims, doom, exams, rooms, settings
+from offroad.studies.curiosity import claims, doom, exams, platforms, rooms, settings
 from offroad.studies.study import Results, reproduce
 
 TINY = settings.CuriosityBudget(
@@ -19,7 +19,7 @@ TINY = settings.CuriosityBudget(
     platformer=256, episodes=2,
 )  # fmt: skip
 MAZE = dataclasses.replace(
-    TINY, coverage=256, ladder=256, starts=(26, 15), noise_start=26, transfer_start=26, balance=0, television=0,
+    TINY, coverage=256, ladder=256, starts=(15,), noise_start=26, transfer_start=26, balance=0, television=0,
     platformer=0,
 )  # fmt: skip
 STUDY = dataclasses.replace(curiosity.STUDY, profiles={"tiny": TINY, "maze": MAZE})
@@ -39,6 +39,11 @@ def _small(monkeypatch):
 
     monkeypatch.setattr(settings, "ppo_config", tiny)
     monkeypatch.setattr(rooms, "ppo_config", tiny)
+    for kind, options in platforms.LEVELS.items():
+        levels = {"train": 0, "test": 1000}[options["levels"]]
+        monkeypatch.setitem(platforms.LEVELS, kind, options | {"levels": levels, "max_episode_steps": 30})
+    for place, options in doom.PLACES.items():
+        monkeypatch.setitem(doom.PLACES, place, options | {"timeout": 700})
 
 
 def run(out, arms, profile="tiny"):
@@ -46,7 +51,7 @@ def run(out, arms, profile="tiny"):
 
 
 def test_rooms_a_television_and_platforms(tmp_path):
-    arms = ["d5_weight_0", "d5_eipo", "d6_random", "d6_icm", "d7_random", "d7_icm", "d7_finetuned"]
+    arms = ["d5_eipo", "d6_random", "d6_icm", "d7_random", "d7_icm", "d7_finetuned"]
     results = run(tmp_path, [*arms, "d1_random", "d2_icm", "d3_icm", "d4_as_is"])
     assert list(results.arms) == arms  # those of the maze were left out
     assert 0 <= results.values("d6_icm", "share of switching")[0] < 1
@@ -60,15 +65,15 @@ def test_rooms_a_television_and_platforms(tmp_path):
     assert {"D6: disagreement passes it", "D5: EIPO against the best of no bonus and all weights, easy task"} < waiting
     assert "D7: ICM without reward runs on its own levels" not in waiting
     assert all(claim.startswith(("D1", "D3", "D4")) for claim in waiting if claim[1] not in "567")
-    again = run(tmp_path, ["d7_icm"])  # from its checkpoint: the same policy
-    assert again.arms["d7_icm"]["metrics"] == results.arms["d7_icm"]["metrics"]
+    again = run(tmp_path, ["d6_icm"])  # from its checkpoint: the same policy
+    assert again.arms["d6_icm"]["metrics"] == results.arms["d6_icm"]["metrics"]
     assert {"balance.png", "television.png", "platformer.png"} <= {f.name for f in (tmp_path / "figures").iterdir()}
 
 
 def test_a_thousand_times_the_reward(tmp_path, monkeypatch):
     results = run(tmp_path, ["d1_scaled"])
     assert results.values("d1_scaled", "arrays that differ") == [0]
-    monkeypatch.setattr(curiosity.training, "curious", lambda *a, extrinsic: settings.curious(*a, extrinsic=1e-3))
+    monkeypatch.setattr(curiosity.training, "curious", lambda name, *where, extrinsic: settings.ppo(*where))
     touched = run(tmp_path, ["d1_scaled"])
     met, differing = (touched.values("d1_scaled", name)[0] for name in ("reward met", "arrays that differ"))
     assert met > 0
@@ -85,11 +90,11 @@ def test_the_maze(tmp_path):
     explorer = results["d1_reachability"]
     assert explorer["cells together"][0] >= explorer["cells per episode"][0] >= 1
     assert explorer["blind: cells per episode"][0] >= 1
-    assert set(results["d2_plain"]) == {"start 26: success", "start 15: success"}
+    assert set(results["d2_plain"]) == {"start 15: success"}
     assert results["d4_finetuned"].keys() == {"success", "mean success in training"}
     runs = sorted(path.name for path in (tmp_path / "artefacts" / "runs").iterdir())
     assert runs == [
-        "d2_plain_15_0", "d2_plain_26_0", "d3_pixels_clean_0", "d3_pixels_noise_0", "d4_finetuned_0",
+        "d2_plain_15_0", "d3_pixels_clean_0", "d3_pixels_noise_0", "d4_finetuned_0",
         "elsewhere_reachability_0", "home_cells_0", "home_reachability_0",
     ]  # fmt: skip
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
@@ -252,7 +257,7 @@ def test_eipo_is_held_to_the_best_of_all_weights(tmp_path):
     found = judged(tmp_path, **arms, d5_eipo=returns(0.87, 0.4))
     assert holding(found, "weight 1 hurts")
     assert holding(found, "some weight helps")
-    assert holding(found, "easy task")
+    assert holding(found, "all weights, easy task")
     assert found["D5: EIPO against the best of no bonus and all weights, hard task"].measured == "0.400 against 0.500"
     assert not holding(found, "all weights, hard task")
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AutoresetMode
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 import offroad
 from offroad.envs.platformer.platformer import ACTIONS
@@ -23,24 +23,25 @@ LEVELS: dict[str, dict[str, Any]] = {
 def d7_random(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
     """Random actions."""
     require(budget.platformer)
+    exams = {kind: exam(kind, budget) for kind in LEVELS}
     rows = []
     for seed in seeds:
         policy = uniform(len(ACTIONS), seed)
-        found = {kind: run(policy, kind, budget.episodes, seed) for kind in LEVELS}
-        rows.append({f"{kind}: distance": distance for kind, (distance, _) in found.items()})
+        rows.append({f"{kind}: distance": run(env, policy, budget, seed)[0] for kind, env in exams.items()})
     return columns(rows)
 
 
 def runner(name: str, about: str) -> Arm:
     def arm(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
         require(budget.platformer)
+        exams = {kind: exam(kind, budget) for kind in LEVELS}
         rows = []
         for seed in seeds:
             agent = _learnt("platformer", name, "train", budget, seed, context)
             found = {}
-            for kind in LEVELS:
-                distance, frequencies = run(Trained(agent, seed), kind, budget.episodes, seed)
-                blind, _ = run(Blind(frequencies, seed), kind, budget.episodes, seed)
+            for kind, env in exams.items():
+                distance, frequencies = run(env, Trained(agent, seed), budget, seed)
+                blind, _ = run(env, Blind(frequencies, seed), budget, seed)
                 found |= {f"{kind}: distance": distance, f"{kind}: blind: distance": blind}
             rows.append(found)
         return columns(rows)
@@ -52,21 +53,21 @@ def runner(name: str, about: str) -> Arm:
 def d7_finetuned(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
     """The runner by ICM goes on learning on the test levels at night, with curiosity alone."""
     require(budget.platformer)
-    rows = []
+    env, rows = exam("night", budget), []
     for seed in seeds:
         before = _learnt("platformer", "icm", "train", budget, seed, context)
         agent = _learnt("finetuned", "icm", "night", budget, seed, context, before)
-        rows.append({"night: distance": run(Trained(agent, seed), "night", budget.episodes, seed)[0]})
+        rows.append({"night: distance": run(env, Trained(agent, seed), budget, seed)[0]})
     return columns(rows)
 
 
 def d7_scratch(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
     """ICM from scratch on the test levels at night, for as many decisions."""
     require(budget.platformer)
-    rows = []
+    env, rows = exam("night", budget), []
     for seed in seeds:
         agent = _learnt("scratch", "icm", "night", budget, seed, context)
-        rows.append({"night: distance": run(Trained(agent, seed), "night", budget.episodes, seed)[0]})
+        rows.append({"night: distance": run(env, Trained(agent, seed), budget, seed)[0]})
     return columns(rows)
 
 
@@ -79,12 +80,15 @@ def _learnt(
     return learn(f"{run_name}_{name}", agent, env, budget.platformer, seed, context, DISTANCE)[0]
 
 
-def run(policy: Policy, kind: str, episodes: int, seed: int) -> tuple[float, np.ndarray]:
-    """How far a policy gets in an episode (tiles; the flag is at 175.5), and its action frequencies."""
+def exam(kind: str, budget: CuriosityBudget) -> VectorEnv:
     options = {"autoreset_mode": AutoresetMode.DISABLED, **LEVELS[kind]}
-    env = offroad.make_vec("offroad/Platformer-v0", min(episodes, 16), **options)
+    return offroad.make_vec("offroad/Platformer-v0", min(budget.episodes, 16), **options)
+
+
+def run(env: VectorEnv, policy: Policy, budget: CuriosityBudget, seed: int) -> tuple[float, np.ndarray]:
+    """How far a policy gets in an episode (tiles; the flag is at 175.5), and its action frequencies."""
     counts, distance = np.zeros(len(ACTIONS)), []
-    for now in stroll(env, policy, episodes, seed):
+    for now in stroll(env, policy, budget.episodes, seed):
         np.add.at(counts, now.actions[now.counted], 1)
         distance.extend(now.info["distance"][now.ended])
     return float(np.mean(distance)), counts / counts.sum()
