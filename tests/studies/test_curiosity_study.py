@@ -268,7 +268,7 @@ def test_television_and_platformer(tmp_path):
 
     found = judged(
         tmp_path, d6_random=seen(0.125, 10.0), d6_icm=seen(0.6, 5.0), d6_disagreement=seen(0.1, 12.0),
-        d6_e3b=seen(0.1, 9.0), d6_reachability=seen(0.5, 12.0),
+        d6_e3b=seen(0.1, 4.0), d6_reachability=seen(0.5, 12.0),
         d7_random={"train: distance": [17.0], "test: distance": [17.0]},
         d7_icm={"train: distance": [30.0], "train: blind: distance": [20.0], "test: distance": [30.0],
                 "test: blind: distance": [31.0], "night: distance": [20.0]},

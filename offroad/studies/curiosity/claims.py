@@ -180,13 +180,13 @@ def television(r: Results) -> list[Claim]:
     def passes(arm: str) -> Callable[[], tuple[str, bool]]:
         def measure() -> tuple[str, bool]:
             ours, theirs = _mean(r, arm, watching), _mean(r, "d6_icm", watching)
-            walked, random = _mean(r, arm, tiles), _mean(r, "d6_random", tiles)
-            shown = f"{ours:.3f} against {theirs:.3f}, {walked:.1f} tiles against {random:.1f}"
-            return shown, ours <= theirs / 2 and walked > random
+            walked, before = _mean(r, arm, tiles), _mean(r, "d6_icm", tiles)
+            shown = f"{ours:.3f} against {theirs:.3f}, {walked:.1f} tiles against {before:.1f}"
+            return shown, ours <= theirs / 2 and walked > before
 
         return measure
 
-    required = "half of ICM's switching, more tiles than random actions"
+    required = "half of ICM's switching, more tiles"
     return [
         r.claim("D6: ICM watches a television that it can switch", "twice the random policy's share", watches),
         *(r.claim(f"D6: {what} passes it", required, passes(arm)) for arm, what in (

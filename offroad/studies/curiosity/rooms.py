@@ -20,7 +20,7 @@ from offroad.studies.study import Arm, Context, Metrics
 
 EASY, HARD = "Empty-8x8", "DoorKey-8x8"
 WEIGHTS = (0.0, 0.01, 0.1, 1.0)  # of the bonus, beside a task whose weight is 1
-TELEVISION = "MultiRoom-N6"
+TELEVISION = "Empty-8x8"  # where the only thing that cannot be foretold is on the television
 IDLE = 6  # MiniGrid's action that does nothing
 
 
@@ -89,7 +89,7 @@ def television(worlds: int, **options: Any) -> Television:
 def d6_random(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
     """Random actions, the switch among them."""
     require(budget.television, "minigrid", "minigrid")
-    actions = int(television(1).single_action_space.n)
+    actions = television(1).switch + 1
     return columns([watch(uniform(actions, seed), budget.episodes, seed)[0] for seed in seeds])
 
 
@@ -113,7 +113,7 @@ def viewer(name: str, about: str) -> Arm:
 def watch(policy: Policy, episodes: int, seed: int) -> tuple[dict[str, float], np.ndarray]:
     """How much of its time a policy switches, how many tiles it is seen on in an episode, and its frequencies."""
     env = television(min(episodes, 16), autoreset_mode=AutoresetMode.DISABLED)
-    counts = np.zeros(env.single_action_space.n)
+    counts = np.zeros(env.switch + 1)
     places: list[set[tuple[int, int]]] = [set() for _ in range(env.num_envs)]
     tiles = []
     for now in stroll(env, policy, episodes, seed):

@@ -61,14 +61,15 @@ def require(decisions: int, extra: str | None = None, module: str = "") -> None:
 
 @dataclass(frozen=True)
 class Eyes:
-    """How images are seen: the encoder of policy and bonus, and how many frames of a stack the bonus sees (0: all)."""
+    """How images are seen by policy and bonus, and how often the bonus goes over a rollout."""
 
     encoder: EncoderConfig
-    frames: int
+    frames: int  # of a stack, that the bonus sees; 0: all
+    epochs: int
 
 
-CAMERA = Eyes(PATCHES, 1)
-GRID = Eyes(Flat(Pixels(channels=(16, 32), kernels=(3, 3), strides=(1, 1), size=128)), 0)
+CAMERA = Eyes(PATCHES, 1, 1)
+GRID = Eyes(Flat(Pixels(channels=(16, 32), kernels=(3, 3), strides=(1, 1), size=128)), 0, 4)
 
 BONUSES: Mapping[str, tuple[type[IntrinsicReward], Any]] = {
     "icm": (ICM, ICMConfig()),
@@ -83,8 +84,9 @@ BONUSES: Mapping[str, tuple[type[IntrinsicReward], Any]] = {
 
 def bonus(name: str, env: VectorEnv, eyes: Eyes, seed: int) -> IntrinsicReward:
     kind, config = BONUSES[name]
-    key = jax.random.fold_in(jax.random.key(seed), 1)
-    return kind.create(Spaces.of(env), replace(config, encoder=eyes.encoder, frames=eyes.frames), key)
+    fitting = replace(config.fitting, epochs=eyes.epochs)
+    seen = replace(config, encoder=eyes.encoder, frames=eyes.frames, fitting=fitting)
+    return kind.create(Spaces.of(env), seen, jax.random.fold_in(jax.random.key(seed), 1))
 
 
 def warm_up(name: str) -> int:
