@@ -50,6 +50,12 @@ ARMS: dict[str, Arm] = {
     "d7_scratch": d7_scratch,
 }
 
+# Relative to one arm of D1 with all seeds.
+SHARES = {name: 2.6 if method.recurrent else 0.33 for name, method in EXPLORERS.items() if not method.main}
+for start, cost in {"d2_": 5, "d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
+    SHARES |= dict.fromkeys((name for name in ARMS if name.startswith(start)), cost)
+SHARES |= {"d1_random": 0.2, "d1_scaled": 0.05, "d4_as_is": 0.1, "d6_random": 0.01, "d7_random": 0.01}
+
 STUDY = Study(
     name="curiosity",
     title="Curiosity without reward, and when not to explore",
@@ -75,19 +81,19 @@ STUDY = Study(
         Published("level 3, from scratch, 1.5 million iterations", 11.8, "", MARIO),
     ),
     arms=ARMS,
-    shares={"d1_random": 0.3, "d1_scaled": 0.1, "d6_random": 0.02, "d7_random": 0.02},
+    shares=SHARES,
     profiles={
         "quick": CuriosityBudget(
             seeds=1, minutes=20, worlds=16, ablation_seeds=1, coverage=0, recurrent=0, ladder=0, balance=100_000,
             television=100_000, platformer=100_000, episodes=48,
         ),
         "cpu": CuriosityBudget(
-            seeds=3, minutes=3000, worlds=16, ablation_seeds=1, coverage=1_000_000, recurrent=3_000_000,
+            seeds=3, minutes=2500, worlds=16, ablation_seeds=1, coverage=1_000_000, recurrent=3_000_000,
             ladder=1_000_000, starts=(26, 24, 18, 10, 15), noise_start=24, transfer_start=24, balance=500_000,
             television=300_000, platformer=1_000_000, episodes=48,
         ),
         "paper": CuriosityBudget(
-            seeds=5, minutes=30_000, worlds=16, ablation_seeds=3, coverage=5_000_000, recurrent=20_000_000,
+            seeds=5, minutes=25_000, worlds=16, ablation_seeds=3, coverage=5_000_000, recurrent=20_000_000,
             ladder=10_000_000, starts=(26, 24, 18, 10, 15), noise_start=10, transfer_start=15, balance=2_000_000,
             television=1_000_000, platformer=5_000_000, episodes=100,
         ),
