@@ -37,6 +37,7 @@ def _small(monkeypatch):
     def tiny(env, eyes, **changes):
         return dataclasses.replace(config(env, eyes, **changes), epochs=1, hidden=(8,))
 
+    monkeypatch.setattr(settings, "WARM_UP", 1)
     monkeypatch.setattr(settings, "ppo_config", tiny)
     monkeypatch.setattr(rooms, "ppo_config", tiny)
     for kind, options in platforms.LEVELS.items():

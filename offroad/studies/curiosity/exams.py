@@ -93,7 +93,7 @@ class Journey:
     sectors: Bool[ndarray, "E sectors"]
     success: Bool[ndarray, "E"]
     frequencies: Float[ndarray, "A"]  # of the actions
-    occupancy: Float[ndarray, "rows columns"]
+    occupancy: Float[ndarray, "rows columns"]  # a world that found the vest walks on until the others are done
     walls: Float[ndarray, "W 2 2"]
     extent: tuple[float, float, float, float]
     film: ndarray  # [T, height, width]: the first episode of the first world
@@ -113,13 +113,14 @@ def explore(policy: Policy, options: dict[str, Any], episodes: int, seed: int) -
     worlds = min(episodes, 16)
     env: Any = offroad.make_vec("offroad/DoomMaze-v0", worlds, autoreset_mode=AutoresetMode.DISABLED, **options)
     maze: DoomMaze = env.unwrapped
-    cells, sectors, success, film = [], [], [], []
+    cells, sectors, success, film, filming = [], [], [], [], True
     counts = np.zeros(env.single_action_space.n)
     try:
         for now in stroll(env, policy, episodes, seed):
             np.add.at(counts, now.actions[now.counted], 1)
-            if not success and now.counted[0]:
+            if filming:
                 film.append(maze.worlds[0].view)
+                filming = not now.ended[0]
             for world in np.flatnonzero(now.ended):
                 cells.append(maze.coverage.cells[world].copy())
                 sectors.append(maze.coverage.sectors[world].copy())

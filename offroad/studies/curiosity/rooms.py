@@ -13,8 +13,9 @@ from offroad.agents import Agent
 from offroad.data.spaces import Spaces
 from offroad.envs.television import Television
 from offroad.rewards import EIPO, EIPOConfig, TwoValuePPO, TwoValuePPOConfig
+from offroad.studies.curiosity import settings
 from offroad.studies.curiosity.exams import Blind, Policy, Trained, columns, stroll, uniform
-from offroad.studies.curiosity.settings import GRID, CuriosityBudget, bonus, curious, ppo_config, require, warm_up
+from offroad.studies.curiosity.settings import GRID, CuriosityBudget, bonus, curious, ppo_config, require
 from offroad.studies.curiosity.training import learn
 from offroad.studies.study import Arm, Context, Metrics
 
@@ -33,7 +34,7 @@ def rooms(task: str, worlds: int, **options: Any) -> VectorEnv:
 
 def fixed_weight(weight: float) -> Arm:
     def create(env: VectorEnv, seed: int) -> Agent:
-        config = TwoValuePPOConfig(ppo_config(env, GRID), extrinsic=1.0, intrinsic=weight, warm_up=warm_up("rnd"))
+        config = TwoValuePPOConfig(ppo_config(env, GRID), extrinsic=1.0, intrinsic=weight, warm_up=settings.WARM_UP)
         reward = bonus("rnd", env, GRID, seed)
         return TwoValuePPO.create(Spaces.of(env), config, jax.random.key(seed), reward=reward)
 
@@ -42,7 +43,7 @@ def fixed_weight(weight: float) -> Arm:
 
 def eipo() -> Arm:
     def create(env: VectorEnv, seed: int) -> Agent:
-        config = EIPOConfig(ppo_config(env, GRID), warm_up=warm_up("rnd"))
+        config = EIPOConfig(ppo_config(env, GRID), warm_up=settings.WARM_UP)
         reward = bonus("rnd", env, GRID, seed)
         return EIPO.create(Spaces.of(env), config, jax.random.key(seed), reward=reward)
 

@@ -31,6 +31,7 @@ from offroad.studies.study import Budget, NotRun
 
 EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
 ROLLOUT = 128  # decisions of each world between updates
+WARM_UP = 9  # updates at first in which only the bonus learns, from random actions: those that freeze an embedding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ BONUSES: Mapping[str, tuple[type[IntrinsicReward], Any]] = {
     "rnd": (RND, RNDConfig()),
     "disagreement": (Disagreement, DisagreementConfig()),
     "e3b": (E3B, E3BConfig(logarithm=True)),
-    "reachability": (Reachability, ReachabilityConfig()),
+    "reachability": (Reachability, ReachabilityConfig(fit_updates=WARM_UP)),
 }
 
 
@@ -87,11 +88,6 @@ def bonus(name: str, env: VectorEnv, eyes: Eyes, seed: int) -> IntrinsicReward:
     fitting = replace(config.fitting, epochs=eyes.epochs)
     seen = replace(config, encoder=eyes.encoder, frames=eyes.frames, fitting=fitting)
     return kind.create(Spaces.of(env), seen, jax.random.fold_in(jax.random.key(seed), 1))
-
-
-def warm_up(name: str) -> int:
-    """Updates at first in which only the bonus learns: two, but as many as a frozen embedding takes."""
-    return getattr(BONUSES[name][1], "fit_updates", 2)
 
 
 def ppo_config(env: VectorEnv, eyes: Eyes, **changes: Any) -> PPOConfig:
@@ -121,5 +117,5 @@ def curious(
         reward=bonus(name, env, eyes, seed),
         extrinsic=extrinsic,
         intrinsic=intrinsic,
-        warm_up=warm_up(name),
+        warm_up=WARM_UP,
     )

@@ -12,6 +12,7 @@ from gymnasium.wrappers.vector import TransformReward
 import offroad
 from offroad import train
 from offroad.agents import Agent
+from offroad.studies.curiosity import settings
 from offroad.studies.curiosity.settings import ROLLOUT, CuriosityBudget, Eyes, curious
 from offroad.studies.study import Context
 
@@ -59,14 +60,14 @@ def learn(
     }
 
 
-def differing(make: Callable[[], closing[VectorEnv]], eyes: Eyes, seed: int, updates: int = 4) -> dict[str, float]:
+def differing(make: Callable[[], closing[VectorEnv]], eyes: Eyes, seed: int) -> dict[str, float]:
     """ICM without reward learns beside a reward, and beside a thousand times that reward. **Returns:** how many of the
     agent's arrays differ then, and how much reward there was to be met."""
     agents, met = [], 0.0
     for factor in (1.0, 1000.0):
         with make() as bare:
             env = TransformReward(bare, lambda reward: factor * reward)  # noqa: B023
-            decisions = updates * ROLLOUT * env.num_envs
+            decisions = (settings.WARM_UP + 3) * ROLLOUT * env.num_envs
             agent = curious("icm", env, eyes, seed, extrinsic=0.0)
             run = train.on_policy(agent, env, decisions, seed=seed, progress=False)
         if run.interrupted:
