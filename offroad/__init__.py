@@ -7,7 +7,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from offroad import envs
-from offroad.errors import OffroadError, unknown
+from offroad.errors import OffroadError, unknown, unknown_option
 
 __version__ = "0.1.0"
 
@@ -23,7 +23,8 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
 
     `autoreset_mode=AutoresetMode.DISABLED` leaves the resets to the caller, a curriculum for example.
 
-    Raises `OffroadError` with the nearest id if there is no such environment.
+    Raises `OffroadError` with the nearest id if there is no such environment, and with the options that there are if
+    one of `kwargs` is none.
     """
     mode = kwargs.pop("autoreset_mode", AutoresetMode.SAME_STEP)
     module, _, name = id.rpartition(":")
@@ -44,6 +45,8 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
             **kwargs,
         )
     except (gym.error.Error, TypeError, ImportError) as error:
+        if named := unknown_option(id, error, set(spec.kwargs)):
+            raise named from error
         raise OffroadError(
             f"environment {id!r} cannot be made with {kwargs or 'its default options'}: {error}"
         ) from error

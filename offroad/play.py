@@ -1,13 +1,15 @@
 """Watching a trained agent in its environment."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
 import jax
 import numpy as np
 
-from offroad.errors import OffroadError
+from offroad.errors import OffroadError, unknown_option
 from offroad.report import video
 from offroad.train.collect import HostPolicy
 from offroad.train.loop import EVALUATION_SEED
@@ -15,8 +17,16 @@ from offroad.train.restore import load_agent
 from offroad.train.run import Run
 
 
-def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int = 0) -> tuple[Path | None, list[float]]:
+def play(
+    folder: str | Path,
+    episodes: int = 3,
+    window: bool = False,
+    seed: int = 0,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[Path | None, list[float]]:
     """Plays the deterministic policy of a run, in a window or into `videos/play.mp4` of the run folder.
+
+    `options` are those of the environment that differ from the training's.
 
     **Returns:** the video's path, and the return of each episode.
 
@@ -27,7 +37,7 @@ def play(folder: str | Path, episodes: int = 3, window: bool = False, seed: int 
         raise OffroadError(f"the run '{run.path}' knows no environment; train it with --env to watch it there")
     agent = load_agent(folder)
     mode, name = "human" if window else "rgb_array", run.config["env"]["id"]
-    env = _make(name, run.config["env"]["kwargs"], mode)
+    env = _make(name, {**run.config["env"]["kwargs"], **options}, mode)
     policy = HostPolicy(env.action_space).bind(agent, None)
     frames, returns = [], []
     try:
@@ -64,6 +74,8 @@ def _make(name: str, kwargs: dict[str, Any], mode: str) -> gym.Env:
             )
         return gym.make(name, render_mode=mode, **kwargs)
     except (gym.error.Error, TypeError, ImportError) as error:
+        if named := unknown_option(name, error, set()):
+            raise named from error
         raise OffroadError(f"environment {name!r} cannot be made for watching: {error}") from error
 
 

@@ -14,7 +14,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
+import offroad
 from offroad import cli
+from offroad.cli.parsing import env_options
+from offroad.errors import OffroadError
 from offroad.tasks.demonstrations import Demonstrations
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
@@ -103,6 +106,37 @@ def test_playing_where_nothing_can_be_drawn(run, capsys):
     assert "'Corridor-v0' cannot draw itself as 'human', only as rgb_array" in capsys.readouterr().err
 
 
+def test_options_of_the_environment(tmp_path, capsys):
+    folder = tmp_path / "short"
+    argv = ["train", "ppo", "--env", "Corridor-v0", "--env-option", "length=3", "--steps", "3e3", "--num-envs", "4"]
+    assert cli.main([*argv, "--rollout", "64", "--hidden", "16", "--discount", "0.9", "--out", str(folder)]) == 0
+    assert Run.open(folder).config["env"] == {"id": "Corridor-v0", "kwargs": {"length": 3}}
+    assert "mean return -3" in capsys.readouterr().out
+    assert cli.main(["play", str(folder), "--episodes", "1"]) == 0
+    assert "episode 1: return -3" in capsys.readouterr().out
+    assert cli.main(["play", str(folder), "--episodes", "1", "--env-option", "length=6"]) == 0
+    assert "episode 1: return -6" in capsys.readouterr().out
+    assert cli.main(["play", str(folder), "--env-option", "lenght=6"]) == 2
+    assert "environment 'Corridor-v0' has no option 'lenght'; its options: length" in capsys.readouterr().err
+
+
+def test_options_are_json_or_text():
+    words = ("start=10", "textures=held-out", "levels=[0,1]", "mirror=true", "rom=a=b.nes", "angle=null", "look=")
+    assert env_options(words) == {
+        "start": 10, "textures": "held-out", "levels": [0, 1], "mirror": True, "rom": "a=b.nes", "angle": None,
+        "look": "",
+    }  # fmt: skip
+
+
+def test_options_that_makers_pass_on_are_named():
+    gym.register("Passing-v0", lambda flat=True, **rest: Corridor(**rest), kwargs={"flat": False})
+    try:
+        with pytest.raises(OffroadError, match=r"'Passing-v0' has no option 'wide'; its options: length, render_mode$"):
+            offroad.make_vec("Passing-v0", 2, wide=1)
+    finally:
+        del gym.registry["Passing-v0"]
+
+
 def test_exporting(run, capsys):
     jaxtyping.config.update("jaxtyping_disable", True)  # see test_export
     try:
@@ -141,6 +175,8 @@ MISTAKES = {
     "train ppo --data log.csv": "ppo learns from its own experience alone; use one of bc, ",
     "train sac --env CartPole-v1 --steps 2e4": "sac needs a one-dimensional Box",
     "train sac --env Pendulum-v1 --steps 5e3": "--learning-starts 10000 leaves nothing to learn",
+    "train ppo --env Corridor-v0 --env-option lenght=3": "has no option 'lenght'; its options: length, render_mode",
+    "train ppo --env Corridor-v0 --env-option length": "--env-option length is no option; expected KEY=VALUE",
     "reproduce trafic": "unknown study 'trafic'",
     "play {run}/../frist": "did you mean '{run}/../first'?",
     "export {run}/..": "did you mean '{run}'?",

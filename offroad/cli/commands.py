@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import Positional
 
-from offroad.cli.parsing import Whole
+from offroad.cli.parsing import EnvOptions, Whole, env_options
 
 
 @dataclass
@@ -84,11 +84,14 @@ class Play:
     """Show a window instead of writing RUN/videos/play.mp4."""
     seed: int = 0
     """Other seeds, other episodes."""
+    env_options: EnvOptions = ()
+    """An option of the environment that is to differ from training, such as textures=held-out; may be repeated."""
 
     def run(self) -> int:
         from offroad.play import play
 
-        video, returns = play(self.run_folder, self.episodes, self.window, self.seed)
+        options = env_options(self.env_options)
+        video, returns = play(self.run_folder, self.episodes, self.window, self.seed, options)
         for i, value in enumerate(returns, 1):
             print(f"episode {i}: return {value:.6g}")
         if video:

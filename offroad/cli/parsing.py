@@ -3,12 +3,13 @@
 import contextlib
 import io
 import itertools
+import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import tyro
-from tyro.conf import FlagCreatePairsOff
+from tyro.conf import FlagCreatePairsOff, UseAppendAction
 from tyro.constructors import PrimitiveConstructorSpec
 
 from offroad.errors import OffroadError, unknown
@@ -31,6 +32,23 @@ Whole = Annotated[
         str_from_instance=lambda x: [f"{x:_}"],
     ),
 ]
+
+
+EnvOptions = Annotated[tuple[str, ...], UseAppendAction, tyro.conf.arg(name="env-option", metavar="KEY=VALUE")]
+
+
+def env_options(words: tuple[str, ...]) -> dict[str, Any]:
+    """`start=sparse mirror=true levels=[0,1]` as keyword arguments: JSON where the value is JSON, else text."""
+    options: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not (name.isidentifier() and equals):
+            raise OffroadError(f"--env-option {word} is no option; expected KEY=VALUE, such as start=sparse")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
 
 
 def overview(commands: Mapping[str, type]) -> str:

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, field, make_dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from offroad.cli.data import Ends, load
-from offroad.cli.parsing import Whole
+from offroad.cli.parsing import EnvOptions, Whole, env_options
 from offroad.errors import OffroadError, unknown
 
 
@@ -24,6 +25,8 @@ class Train:
     """The agent; `offroad list` shows all."""
     env: str
     """Environment id, of this library or of Gymnasium."""
+    env_options: EnvOptions = ()
+    """An option of the environment, such as start=sparse; may be repeated. Values are JSON or text."""
     steps: Whole = 1_000_000
     """Environment steps, summed over all copies; 1e6 and 1_000_000 work too."""
     num_envs: int = 1
@@ -58,7 +61,8 @@ class Train:
                 "lower the one or raise the other"
             )
         out = self.out or Path("runs") / f"{self.env.replace('/', '-')}-{self.agent}-{self.seed}"
-        env, eval_env = make_vec(self.env, self.num_envs), make_vec(self.env, self.eval_episodes)
+        options_of_env = env_options(self.env_options)
+        env, eval_env = (make_vec(self.env, n, **options_of_env) for n in (self.num_envs, self.eval_episodes))
         agent = AGENTS[self.agent][0].create(Spaces.of(env), config, jax.random.key(self.seed))
         tenth = max(self.steps // 10, 1)
         schedule = Schedule(
@@ -115,6 +119,8 @@ class TrainOffline:
     """An .npz, .hdf5, .csv or .parquet file, a folder of .npy files, or a Minari data set."""
     env: str | None = None
     """The environment that the data are from, for its spaces and for evaluation; by default spaces are guessed."""
+    env_options: EnvOptions = ()
+    """An option of that environment, such as start=sparse; may be repeated. Values are JSON or text."""
     updates: Whole = 100_000
     """Gradient steps; 1e5 and 100_000 work too."""
     seeds: tuple[int, ...] = (0,)
@@ -157,7 +163,8 @@ class TrainOffline:
         dataset = load(self.data, self.ends, self.columns)
         if self.top is not None:
             dataset = dataset.top(self.top)
-        eval_env = make_vec(self.env, self.eval_episodes) if self.env else None
+        options = env_options(self.env_options)
+        eval_env = make_vec(self.env, self.eval_episodes, **options) if self.env else None
         spaces = Spaces.of(eval_env) if eval_env else guessed_spaces(dataset)
         dataset.check(spaces)
         rewards = dataset.rewards * np.float32(self.reward_scale) + np.float32(self.reward_shift)
@@ -243,13 +250,14 @@ def _flat(command: type, *fields: Any, **options: Any) -> type:
 
 def _is_compiled(argv: list[str]) -> bool:
     """Whether the environment after `--env` is written in JAX."""
-    words = [word for arg in argv for word in arg.split("=", 1)]
+    words = [word for arg in argv for word in (arg.split("=", 1) if arg.startswith("--") else [arg])]
     if "--env" not in words[:-1]:
         return False
     from offroad import make_vec
     from offroad.train.collect import is_compiled
 
-    env = make_vec(words[words.index("--env") + 1])
+    options = env_options(tuple(word for name, word in pairwise(words) if name == "--env-option"))
+    env = make_vec(words[words.index("--env") + 1], **options)
     env.close()
     return is_compiled(env)
 

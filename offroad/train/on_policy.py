@@ -73,6 +73,7 @@ class _HostLoop:
     def __init__(self, agent: Agent, env: VectorEnv, seed: int | Sequence[int], devices: int):
         self.agent, self.step, self.seed = agent, 0, one_seed(seed)
         self._collector = HostCollector(env)
+        self._env_metrics: Callable[[], Metrics] = getattr(env, "metrics", dict)
         self._rollout: int = agent.config.rollout
         self._key = jax.random.key(self.seed)
         self._update = jax.jit(lambda agent, rollout, key: agent.update(rollout, key))
@@ -94,7 +95,7 @@ class _HostLoop:
         self.agent, metrics = self._update(self._devices.replicate(self.agent), placed, update_key)
         self._updates += 1
         self.step += int(rollout.mask.sum())
-        return metrics, summarise(episodes)
+        return metrics, summarise(episodes) | self._env_metrics()
 
     def state(self) -> dict[str, Any]:
         return {"agent": self.agent, "collector": self._collector.get_state(), "updates": self._updates}

@@ -60,3 +60,9 @@ def test_fake_steps_do_not_count():
     assert ended > 0
     assert 64 <= result.step < 64 + 32
     assert jax.tree.leaves(result.agent)
+
+
+def test_what_an_environment_tells_is_logged():
+    env = cheetah(4)
+    env.metrics = lambda: {"coverage/cells": 7.5}
+    assert [line["coverage/cells"] for line in train_ppo(env, 64).history] == [7.5, 7.5]
