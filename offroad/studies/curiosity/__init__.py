@@ -51,9 +51,11 @@ ARMS: dict[str, Arm] = {
 }
 
 # Relative to one arm of D1 with all seeds.
-SHARES = {name: 2.6 if method.recurrent else 0.33 for name, method in EXPLORERS.items() if not method.main}
+SHARES: dict[str, float | int] = {
+    name: 2.6 if method.recurrent else 0.33 for name, method in EXPLORERS.items() if not method.main
+}
 for start, cost in {"d2_": 5, "d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
-    SHARES |= dict.fromkeys((name for name in ARMS if name.startswith(start)), cost)
+    SHARES |= {name: cost for name in ARMS if name.startswith(start)}
 SHARES |= {"d1_random": 0.2, "d1_scaled": 0.05, "d4_as_is": 0.1, "d6_random": 0.01, "d7_random": 0.01}
 
 STUDY = Study(

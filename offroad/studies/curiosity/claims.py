@@ -1,4 +1,4 @@
-"""What must show, and whether it does: computed from results alone. Thresholds were set before any of these runs."""
+"""What must show, and whether it does: computed from results alone."""
 
 from collections.abc import Callable
 

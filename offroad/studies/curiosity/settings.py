@@ -29,7 +29,7 @@ from offroad.rewards import (
 )
 from offroad.studies.study import Budget, NotRun
 
-EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
+EXAM_SEED = 5_000_000  # of the evaluation, apart from all training seeds and from those of the pilots
 ROLLOUT = 128  # decisions of each world between updates
 WARM_UP = 9  # updates at first in which only the bonus learns, from random actions: those that freeze an embedding
 
