@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy import ndarray
 from PIL import Image
 
@@ -69,6 +69,8 @@ def lines(
         ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
     for style, (label, values) in zip(((0, (4, 3)), (0, (1, 2))), (references or {}).items()):
         ax.plot(x, values, color=SOFT, lw=1.2, ls=style, label=label, zorder=1)
+    if np.array_equal(x, np.round(x)):
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # there is no tower of one block and a half
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.legend(frameon=False, fontsize=8.5, labelcolor=INK)
