@@ -33,6 +33,7 @@ SCALES = (1.0, 10.0, 50.0)  # metres, decimetres and centimetres are all visible
 RELATIONAL = Relational(scales=SCALES)
 PADDED = Slots(scales=SCALES)
 HUNDRED = 100  # demonstrations, as in Nair et al.
+PAUSE = 600.0  # s between two rows of the log: the run had been interrupted
 
 
 def config(encoder: Relational | Slots, **changes: Any) -> DDPGConfig:
@@ -123,11 +124,11 @@ def learn(
         callback=report,
     ).complete()
     keep_curve(context, seed, run.history)
-    times = [row["time"] for row in Run.open(context.folder / f"seed_{seed}").metrics()]
+    gaps = np.diff([row["time"] for row in Run.open(context.folder / f"seed_{seed}").metrics()])
     cost = {
         "decisions [thousands]": run.step / 1e3,
         "updates [thousands]": run.step * UPDATES / 1e3,
-        "training [min]": (times[-1] - times[0]) / 60,
+        "training [min]": gaps[gaps < PAUSE].sum() / 60,
         "stage reached": max(row.get("curriculum/stage", 0.0) for row in run.history) + 1,
         "diverged worlds": float(bare.unwrapped.divergences.sum()),  # pyright: ignore[reportAttributeAccessIssue],
     }
