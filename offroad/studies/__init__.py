@@ -1,4 +1,4 @@
-"""One file per claim. `load("traffic")` imports `offroad.studies.traffic`, and nothing heavy before that."""
+"""One package per claim. `load("traffic")` imports `offroad.studies.traffic`, and nothing heavy before that."""
 
 import importlib
 import pkgutil
