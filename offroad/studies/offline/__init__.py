@@ -140,7 +140,7 @@ STUDY = Study(
     shares={"bc": 0.3, "bc_top": 0.3, "cql": 4, "iql": 3, "rebrac": 3, "cql_opal": 6},
     profiles={
         "quick": OfflineBudget(
-            seeds=1, minutes=50, domains=("pointmaze-medium",), rows=1_000_000, updates=45_000,
+            seeds=1, minutes=50, domains=("pointmaze-medium",), rows=1_000_000, updates=60_000,
             primitive_updates=6_000, ablation_seeds=1, episodes=100,
         ),
         "cpu": OfflineBudget(

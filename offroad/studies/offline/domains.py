@@ -23,7 +23,7 @@ EXAM_SEED = 3_000_000  # of the evaluation, apart from the seeds of data and tra
 class OfflineBudget(Budget):
     domains: tuple[str, ...]
     rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth
-    updates: int  # of an agent in ant mazes and kitchens; a point maze has a third of it
+    updates: int  # of an agent
     primitive_updates: int  # of the autoencoder; a quarter as many finetune its policy
     ablation_seeds: int  # of the methods that are not in the headline
     episodes: int  # evaluated for each task and seed
@@ -44,9 +44,6 @@ class Domain:
 
     def rows(self, budget: OfflineBudget) -> int:
         return budget.rows if self.name.startswith("ant") else budget.rows // (5 if self.is_maze else 8)
-
-    def updates(self, budget: OfflineBudget) -> int:
-        return budget.updates // 3 if self.name.startswith("point") else budget.updates
 
 
 DOMAINS = {
