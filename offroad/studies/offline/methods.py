@@ -99,7 +99,6 @@ POINTS = {
         polyak=0.02,
         weight=4.0,
         backup_samples=1,
-        conservative_states=32,
     ),
     "iql": of_points("iql", learning_rate=1e-3, polyak=0.02, layer_norm=False),
     "rebrac": replace(
