@@ -64,8 +64,8 @@ def offline(
 
     **Arguments:**
 
-    - `learner`: fresh or trained before. Where its config has `normalise_observation`, a fresh one normalises by the
-        mean and deviation of the data: of all of a `Dataset`, of 65,536 samples of anything else.
+    - `learner`: fresh or trained before. Where its config has `normalise_observation`, a fresh one (or the agent inside
+        it) normalises by the mean and deviation of the data: of all of a `Dataset`, of 65,536 samples of anything else.
     - `seed`: of sampling and of the learner's own randomness. Several seeds train side by side in one compiled call,
         each on batches of its own: `learner` is then `agents.stacked([...])` and the metrics are lists.
     - `eval_env`: an environment in which to evaluate the agent; none is needed to learn.
@@ -163,6 +163,8 @@ NORMALISED_ROWS = 1 << 16
 
 def normalised(learner: Any, data: Data) -> Any:
     """The learner with the moments of the data's observations, if it normalises and has not seen any yet."""
+    if hasattr(learner, "agent"):  # around another, which is the one that normalises
+        return eqx.tree_at(lambda learner: learner.agent, learner, normalised(learner.agent, data))
     norm = getattr(learner, "observation_norm", None)
     if not isinstance(norm, ObservationNorm) or not learner.config.normalise_observation:
         return learner

@@ -11,12 +11,12 @@ from gymnasium.vector import AutoresetMode
 from tiny import steps_env, train_sac
 from walks import LENGTH, Walk, free, learnt, tuned, walks, worlds
 
-from offroad.agents import BC, IQL, BCConfig, IQLConfig
+from offroad.agents import BC, IQL, TD3BC, BCConfig, IQLConfig, TD3BCConfig
 from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
 from offroad.export import export_policy
 from offroad.skills import LatentActions, PrimitivePolicy
-from offroad.train import evaluate
+from offroad.train import evaluate, offline
 
 KEY = jax.random.key(0)
 
@@ -100,6 +100,14 @@ def test_ten_demonstrations_show_where_to_go():
     agent = BC.create(tuned().latent_spaces, BCConfig(hidden=(32,), batch=32), KEY)
     policy, _ = learnt(tuned().wrap(agent), tuned().relabel(shown, 1.0), 200)
     assert evaluate(policy, env, 4).returns.mean() == 1
+
+
+def test_an_agent_over_primitives_is_normalised_by_its_data():
+    agent = TD3BC.create(tuned().latent_spaces, TD3BCConfig(hidden=(4,), batch=8), KEY)
+    data = tuned().relabel(walks(), 0.9)
+    moments = offline(tuned().wrap(agent), data, 20, progress=False).agent.agent.observation_norm.moments
+    np.testing.assert_allclose(moments.mean, data.observations.mean(0), atol=1e-5)
+    np.testing.assert_allclose(moments.var, data.observations.var(0), rtol=1e-4)
 
 
 def test_learning_from_relabelled_data_finds_the_goal():
