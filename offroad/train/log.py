@@ -30,7 +30,7 @@ class Log:
         if resumed:
             _drop_after(path, -1 if last_step is None else last_step)
         self._file = open(path, "a")  # noqa: SIM115
-        self._events = EventFileWriter(str(folder / "tensorboard"))
+        self._events = _event_file(folder / "tensorboard")
         if resumed:
             # TensorBoard hides all earlier events from this step on.
             start = 0 if last_step is None else last_step + 1
@@ -99,6 +99,14 @@ def _drop_after(path: Path, last_step: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def _event_file(folder: Path) -> EventFileWriter:
+    # TensorBoard reads files in the order of their names. They begin with the second, after which process and count
+    # say nothing of the order: a run that is resumed within a second waits for the next one.
+    if any(int(path.name.split(".")[3]) == int(time.time()) for path in folder.glob("events.out.tfevents.*")):
+        time.sleep(1 - time.time() % 1)
+    return EventFileWriter(str(folder))
 
 
 def _start_wandb(folder: Path, config: dict[str, Any]) -> Any:
