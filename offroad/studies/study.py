@@ -210,7 +210,7 @@ def reproduce(
     """Runs the arms in their order and writes `results.json`, `report.html` and the figures into `out`.
 
     `results.json` is saved after every arm, so that a crash in one loses nothing of the others. With `arms`, results
-    of other arms that `out` holds are kept: a long study may be run arm by arm.
+    of other arms that `out` holds are kept: a long study may be run arm by arm, and by several processes at once.
 
     Raises:
         OffroadError: unknown profile or arm, no seeds, results of another budget in `out`, or an arm that failed or
@@ -232,8 +232,13 @@ def reproduce(
     console = console or Console()
     config = asdict(budget) | {"seeds": len(seed_list)}
     results = Results(study.name, profile, folder, study.published, config, commit=_commit(), machine=_machine())
-    if arms is not None:
-        results.arms = _earlier(results, [a for a in study.arms if a not in arms])
+    others, done = [a for a in study.arms if a not in chosen], {}
+
+    def gather() -> None:  # other processes may have finished arms in the same folder since
+        found = (_earlier(results, others) if others else {}) | done
+        results.arms = {a: found[a] for a in study.arms if a in found}
+
+    gather()
     shared: dict[str, Any] = {}
     costs = {a: study.shares.get(a, 1.0) for a in study.arms}
     seconds = budget.minutes * 60 * len(seed_list) / budget.seeds * sum(costs[a] for a in chosen) / sum(costs.values())
@@ -250,16 +255,18 @@ def reproduce(
             continue
         except Exception as error:
             with suppress(Exception):  # a verdict that trips over what is missing must not hide this error
+                gather()
                 _finish(study, results)
             reason = str(error) if isinstance(error, OffroadError) else f"{type(error).__name__}: {error}"
             kept = f"; {folder} keeps the results of {', '.join(results.arms)}" if results.arms else ""
             raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}{kept}") from error
         took = round(time.monotonic() - start, 3)
-        found = {"seeds": context.seeds, "metrics": checked, "commit": results.commit, "wall_s": took}
-        results.arms = {a: found if a == arm else results.arms[a] for a in study.arms if a in {*results.arms, arm}}
+        done[arm] = {"seeds": context.seeds, "metrics": checked, "commit": results.commit, "wall_s": took}
+        gather()
         results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
         results.save()
         progress.end()
+    gather()
     _finish(study, results, console)
     return results
 

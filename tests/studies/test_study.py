@@ -154,6 +154,17 @@ def test_arms_run_one_by_one_make_the_results_of_all(tmp_path):
     assert strict(tmp_path / "results.json")["arms"]["coin"]["seeds"] == [0, 1, 2, 3]
 
 
+def test_two_runs_of_different_arms_in_one_folder_keep_both(tmp_path):
+    def slow_coin(seeds, budget, context):
+        run(COINS, tmp_path, arms=["loaded"])  # another one begins and ends meanwhile
+        return coin(seeds, budget, context)
+
+    run(replace(COINS, arms=COINS.arms | {"coin": slow_coin}), tmp_path, arms=["coin"])
+    saved = strict(tmp_path / "results.json")
+    assert list(saved["arms"]) == ["coin", "loaded"]
+    assert all(c["holds"] is not None for c in saved["claims"])
+
+
 def test_results_of_another_budget_are_not_mixed(tmp_path):
     run(COINS, tmp_path, arms=["loaded"])
     other = replace(COINS, profiles={"quick": Budget(seeds=4, minutes=0.1, throws=60)})
