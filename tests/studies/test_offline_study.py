@@ -18,6 +18,7 @@ TINY = offline.OfflineBudget(
     domains=("pointmaze-medium",),
     rows=10_000,
     updates=60,
+    latent_updates=60,
     primitive_updates=20,
     ablation_seeds=1,
     episodes=2,
@@ -31,13 +32,13 @@ def small():
     """Networks that compile in seconds."""
     table = {
         name: dataclasses.replace(m, config=dataclasses.replace(m.config, **SMALL))
-        for name, m in methods.MAZES.items()
+        for name, m in methods.POINTS.items()
         if name in ("bc", "naive", "iql")
     }
-    cql = dataclasses.replace(methods.MAZES["cql"].config, **SMALL, conservative_states=4, samples=2)
-    table["cql"] = dataclasses.replace(methods.MAZES["cql"], config=cql)
+    cql = dataclasses.replace(methods.POINTS["cql"].config, **SMALL, conservative_states=4, samples=2)
+    table["cql"] = dataclasses.replace(methods.POINTS["cql"], config=cql)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "MAZES", table)
+        patch.setattr(methods, "POINTS", table)
         yield
 
 
@@ -64,7 +65,7 @@ def test_methods_are_trained_graded_and_judged(small, tmp_path):
 def test_only_the_best_tenth_is_cloned_where_so_asked(small, tmp_path, monkeypatch):
     seen = []
     table = {"bc_top": methods.Method(methods.BC, BCConfig(**SMALL), top=0.1)}
-    monkeypatch.setattr(methods, "MAZES", table)
+    monkeypatch.setattr(methods, "POINTS", table)
     monkeypatch.setattr(methods, "trained", lambda agent, dataset, *rest: seen.append(dataset) or agent)
     run(tmp_path, ["bc_top"])
     whole = domains.load(tmp_path / "artefacts" / "pointmaze-medium-diverse.npz")
@@ -73,12 +74,14 @@ def test_only_the_best_tenth_is_cloned_where_so_asked(small, tmp_path, monkeypat
 
 
 def test_the_verdict_reads_the_table(tmp_path):
-    def results(**scores):
+    def results(naive_error, **scores):
         arms = {arm: {"seeds": [0], "metrics": {"antmaze-large: score": [s]}} for arm, s in scores.items()}
+        arms["naive"]["metrics"]["antmaze-large: over-estimate"] = [naive_error]
+        arms["cql"]["metrics"]["antmaze-large: over-estimate"] = [-3.0]
         config = {"domains": ["antmaze-large"], "episodes": 100}
-        return Results("offline", "cpu", tmp_path, config=config, arms=arms)
+        return Results("offline", "large", tmp_path, config=config, arms=arms)
 
-    good = offline.verdict(results(bc=0.0, bear=1.0, emaq=15.0, cql=20.0, cql_opal=46.0))
-    assert [claim.holds for claim in good] == [True] * 5
-    bad = offline.verdict(results(bc=16.0, bear=1.0, emaq=0.0, cql=30.0, cql_opal=44.0))
-    assert [claim.holds for claim in bad] == [False, True, True, False, False]
+    good = offline.verdict(results(11.0, bc=0.0, bear=1.0, emaq=15.0, naive=0.0, cql=20.0, cql_opal=46.0))
+    assert [claim.holds for claim in good] == [True] * 7
+    bad = offline.verdict(results(9.0, bc=16.0, bear=1.0, emaq=0.0, naive=30.0, cql=30.0, cql_opal=44.0))
+    assert [claim.holds for claim in bad] == [False, True, True, False, False, False, False]

@@ -107,7 +107,8 @@ def verdict(r: Results) -> list[Claim]:
     for name, least in (("antmaze-medium", 70), ("antmaze-large", 45)):
         if name not in domains:
             continue
-        claims += [bound(f"{arm} fails", arm, name, most=15) for arm in ("bc", "bear", "emaq")]
+        claims += [bound(f"{arm} fails", arm, name, most=15) for arm in ("bc", "bear", "emaq", "naive")]
+        claims.append(over_estimates(name))
         claims.append(bound("primitives and conservative Q-learning", "cql_opal", name, least=least))
         if name == "antmaze-medium":
             claims.append(compare("primitives help", name, "10 points more", lambda a, b: a >= b + 10))
@@ -116,6 +117,14 @@ def verdict(r: Results) -> list[Claim]:
     for name in (name for name in domains if name.startswith("kitchen")):
         claims.append(compare("primitives help", name, "more", lambda a, b: a > b))
     return claims
+
+
+def budget_of(*domains: str, seeds: int = 3, minutes: int, primitive_updates: int = 10_000) -> OfflineBudget:
+    """What two cores can bear: each training is shorter than an hour."""
+    return OfflineBudget(
+        seeds=seeds, minutes=minutes, domains=domains, rows=1_000_000, updates=60_000, latent_updates=20_000,
+        primitive_updates=primitive_updates, ablation_seeds=1, episodes=100,
+    )  # fmt: skip
 
 
 def published(domain: str, **rows: float) -> tuple[Published, ...]:
@@ -139,17 +148,14 @@ STUDY = Study(
     arms={method: arm_of(method) for method in METHODS},
     shares={"bc": 0.3, "bc_top": 0.3, "cql": 4, "iql": 3, "rebrac": 3, "cql_opal": 6},
     profiles={
-        "quick": OfflineBudget(
-            seeds=1, minutes=50, domains=("pointmaze-medium",), rows=1_000_000, updates=60_000,
-            primitive_updates=6_000, ablation_seeds=1, episodes=100,
-        ),
-        "cpu": OfflineBudget(
-            seeds=3, minutes=1500, domains=("antmaze-medium", "antmaze-large", "kitchen-mixed", "kitchen-partial"),
-            rows=1_000_000, updates=50_000, primitive_updates=20_000, ablation_seeds=1, episodes=100,
-        ),
+        "quick": budget_of("pointmaze-medium", seeds=1, minutes=50, primitive_updates=6_000),
+        "medium": budget_of("antmaze-medium", minutes=300),
+        "large": budget_of("antmaze-large", minutes=300),
+        "kitchen": budget_of("kitchen-mixed", "kitchen-partial", minutes=600),
         "paper": OfflineBudget(
             seeds=5, minutes=6000, domains=("antmaze-medium", "antmaze-large", "kitchen-mixed", "kitchen-partial"),
-            rows=1_000_000, updates=1_000_000, primitive_updates=100_000, ablation_seeds=5, episodes=100,
+            rows=1_000_000, updates=1_000_000, latent_updates=1_000_000, primitive_updates=100_000, ablation_seeds=5,
+            episodes=100,
         ),
     },
     verdict=verdict,

@@ -24,6 +24,7 @@ class OfflineBudget(Budget):
     domains: tuple[str, ...]
     rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth
     updates: int  # of an agent
+    latent_updates: int  # of an agent over primitives, whose horizon is ten times shorter
     primitive_updates: int  # of the autoencoder; a quarter as many finetune its policy
     ablation_seeds: int  # of the methods that are not in the headline
     episodes: int  # evaluated for each task and seed
