@@ -31,4 +31,4 @@ def values(r: Results, folder: Path) -> Figure:
 def ranking(r: Results, folder: Path) -> Figure:
     scores = {name: r.values("selection", f"rank correlation, {name}") for name in ("FQE", "WIS", "DR")}
     path = plots.dots(folder / "ranking.png", scores, "rank correlation with the true values")
-    return Figure("Who ranks six policies right", path, "From logs alone.")
+    return Figure("Who ranks eight policies right", path, "From logs alone.")
