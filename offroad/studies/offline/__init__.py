@@ -122,7 +122,7 @@ def verdict(r: Results) -> list[Claim]:
 def budget_of(*domains: str, seeds: int = 3, minutes: int, primitive_updates: int = 10_000) -> OfflineBudget:
     """What two cores can bear: each training is shorter than an hour."""
     return OfflineBudget(
-        seeds=seeds, minutes=minutes, domains=domains, rows=1_000_000, updates=60_000, latent_updates=20_000,
+        seeds=seeds, minutes=minutes, domains=domains, rows=1_000_000, updates=60_000, latent_updates=40_000,
         primitive_updates=primitive_updates, ablation_seeds=1, episodes=100,
     )  # fmt: skip
 
