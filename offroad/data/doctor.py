@@ -89,7 +89,11 @@ def _numbers(dataset: Dataset, chart: _Chart) -> None:
             constant += [f"{name}[{i}]" for i in np.flatnonzero(deviation == 0)] if len(dataset) > 1 else []
             scales += deviation[np.isfinite(deviation) & (deviation > 0)].tolist()
     ratio = max(scales) / min(scales) if scales else 1.0
-    chart.facts["observations"] = {"constant features": len(constant), "ratio of scales": ratio}
+    chart.facts["observations"] = {
+        "constant features": len(constant),
+        "ratio of scales": ratio,
+        "largest deviation": max(scales, default=1.0),
+    }
     if constant:
         chart.defects.append(f"{_list(constant)} never change; a network cannot learn from them, leave them out")
 
@@ -315,6 +319,9 @@ def _settings(dataset: Dataset, facts: dict[str, dict[str, Any]]) -> dict[str, s
             settings[f"clip {name}"] = f"{facts[name]['bounds'].removesuffix(' (guessed)')}, less 1e-5 of the range"
     if facts["observations"]["ratio of scales"] > 10:
         settings["normalise observations"] = "yes: their scales differ by more than 10"
+    elif not 0.3 <= facts["observations"]["largest deviation"] <= 3:
+        found = facts["observations"]["largest deviation"]
+        settings["normalise observations"] = f"yes: networks expect deviations near 1, the largest is {found:.3g}"
     return settings
 
 

@@ -162,6 +162,13 @@ def test_proposals_follow_the_data():
     assert examine(replace(bandit(np.full(2000, 0.25)), propensities=None)).method == "BC"
 
 
+@pytest.mark.parametrize(("scale", "proposed"), [(1.0, False), (6.0, True), (0.01, True), ([1.0, 1.0, 0.01], True)])
+def test_observations_far_from_unit_scale_are_to_be_normalised(scale, proposed):
+    unit = healthy().observations / healthy().observations.std(0)
+    found = examine(healthy(observations=np.float32(unit * scale)))
+    assert ("normalise observations" in found.settings) == proposed
+
+
 def test_the_command_line(tmp_path, capsys):
     save(healthy(final_observations=None), tmp_path / "walk.hdf5")
     assert cli.main(["data", "inspect", str(tmp_path / "walk.hdf5")]) == 0

@@ -63,16 +63,20 @@ MAZES = {
     "iql": Method(IQL, IQLConfig(expectile=0.9, inverse_temperature=10.0, **RATE), shift=-1.0),
     "rebrac": Method(ReBRAC, ReBRACConfig(batch=256, hidden=(256, 256), policy_penalty=0.01, **RATES), shift=-1.0),
 }
+
+
+def changed(method: Method, **changes: Any) -> Method:
+    return replace(method, config=replace(method.config, **changes))
+
+
 # In point mazes two numbers tell everything, so smaller networks do.
-POINTS = {name: replace(m, config=replace(m.config, hidden=(128, 128))) for name, m in MAZES.items()}
-POINTS["rebrac"] = replace(POINTS["rebrac"], config=replace(POINTS["rebrac"].config, policy_penalty=0.012))
+POINTS = {name: changed(method, hidden=(128, 128)) for name, method in MAZES.items()}
+POINTS["rebrac"] = changed(POINTS["rebrac"], policy_penalty=0.012)
 # Ants are 500 steps and more from the goal, of which a discount of 0.99 leaves little; IQL alone did better with it.
 ANTS = {
-    name: replace(m, config=replace(m.config, discount=0.99 if name == "iql" else 0.997))
-    for name, m in MAZES.items()
-    if m.agent is not BC
+    name: method if name in ("bc", "bc_top", "iql") else changed(method, discount=0.997)
+    for name, method in MAZES.items()
 }
-ANTS |= {"bc": MAZES["bc"], "bc_top": MAZES["bc_top"]}
 KITCHENS = {
     "bc": MAZES["bc"],
     "bc_top": MAZES["bc_top"],
@@ -86,7 +90,6 @@ KITCHENS = {
         ReBRAC, ReBRACConfig(batch=256, hidden=(256, 256), policy_penalty=0.1, critic_penalty=0.1, **RATES)
     ),
 }
-
 
 LATENT_DISCOUNT = 0.99
 """Of agents over primitives, for each primitive."""
