@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import offroad
 from offroad.agents import BCConfig
 from offroad.studies import offline
 from offroad.studies.offline import domains, methods
@@ -51,7 +52,9 @@ def test_methods_are_trained_graded_and_judged(small, tmp_path):
     assert results.arms["bc"]["seeds"] == [0]
     assert results.arms["cql"]["seeds"] == results.arms["cql_opal"]["seeds"] == [0, 1]
     for arm in results.arms:
-        assert all(0 <= value <= 100 for value in results.values(arm, "pointmaze-medium: score"))
+        near = results.values(arm, "pointmaze-medium: within 2 m of the goal")
+        for value, least in zip(near, results.values(arm, "pointmaze-medium: score"), strict=True):
+            assert 0 <= least <= value <= 100
     assert np.isfinite(results.values("naive", "pointmaze-medium: over-estimate")).all()
     waiting = [claim.claim for claim in results.claims if claim.holds is None]
     assert waiting == [f"pointmaze-medium: {arm}" for arm in (
@@ -60,6 +63,19 @@ def test_methods_are_trained_graded_and_judged(small, tmp_path):
     )]  # fmt: skip
     again = run(tmp_path, ["cql"])  # from its checkpoints: the same policies
     assert again.arms["cql"]["metrics"] == results.arms["cql"]["metrics"]
+
+
+def test_the_nearest_point_of_the_first_episode_counts():
+    env = domains.Closest(offroad.make_vec("offroad/PointMaze-umaze-v0", 3, max_episode_steps=5))
+    _, info = env.reset(seed=0)
+    goal, seen = info["goal_xy"], []
+    for step in range(12):
+        actions = np.array([[1, 0], [0, 1], [-1, -1]]) * (1 if step < 5 else -1)  # those after it are another episode's
+        info = env.step(np.float32(actions))[-1]
+        seen.append(np.linalg.norm(info["xy"] - goal, axis=1))
+    np.testing.assert_allclose(env.distance, np.min(seen[:5], axis=0))
+    assert (env.distance > np.min(seen, axis=0)).any()
+    env.close()
 
 
 def test_only_the_best_tenth_is_cloned_where_so_asked(small, tmp_path, monkeypatch):

@@ -47,8 +47,10 @@ def measured(method: str, seed: int, budget: OfflineBudget, context: Context) ->
             agent = by_primitives(method.removesuffix("_opal"), domain, seed, budget, context)
         else:
             agent = flat(method, domain, seed, budget, context)
-        result = examine(agent, domain, budget.episodes, seed)
+        result, closest = examine(agent, domain, budget.episodes, seed)
         found[f"{name}: score"] = 100 * float(result.returns.mean()) / domain.best
+        if closest is not None:
+            found[f"{name}: within 2 m of the goal"] = 100 * float((closest < 2).mean())
         if method in ("naive", "cql") and domain.is_maze:
             setting = settings(method, domain)
             discount = setting.config.discount
