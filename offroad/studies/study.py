@@ -15,13 +15,10 @@ the verdict. It contains no algorithm.
 
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from rich.console import Console
 from offroad.errors import OffroadError, unknown
 from offroad.report import html, tables
 from offroad.report.statistics import iqm
+from offroad.studies import provenance
 from offroad.studies._progress import Progress
 
 Metrics = dict[str, list[float]]
@@ -231,7 +229,8 @@ def reproduce(
 
     console = console or Console()
     config = asdict(budget) | {"seeds": len(seed_list)}
-    results = Results(study.name, profile, folder, study.published, config, commit=_commit(), machine=_machine())
+    commit, machine = provenance.commit(), provenance.machine()
+    results = Results(study.name, profile, folder, study.published, config, commit=commit, machine=machine)
     others, done = [a for a in study.arms if a not in chosen], {}
 
     def gather() -> None:  # other processes may have finished arms in the same folder since
@@ -375,30 +374,3 @@ def _strict(value: Any) -> Any:
         case float() if not np.isfinite(value):
             return None
     return value
-
-
-def _commit() -> str:
-    """The commit of the checkout that runs, marked where files differ from it; the version of an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    git = ["git", "-C", str(root)]
-    try:
-        top = subprocess.check_output(
-            [*git, "rev-parse", "--show-toplevel", "HEAD"], text=True, stderr=subprocess.DEVNULL
-        )
-        status = [*git, "status", "--porcelain", "-uno", "--", ":!results"]  # which it is about to change itself
-        changed = subprocess.check_output(status, text=True, stderr=subprocess.DEVNULL)
-    except (OSError, subprocess.CalledProcessError):
-        return f"offroad {version('offroad')}"
-    folder, commit = top.split("\n")[:2]
-    # A package installed inside somebody else's repository has not that repository's commit.
-    return commit + ("-dirty" if changed else "") if Path(folder) == root else f"offroad {version('offroad')}"
-
-
-def _machine() -> str:
-    import jax
-
-    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__} on {devices}, "
-        f"Python {platform.python_version()}"
-    )
