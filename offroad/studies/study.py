@@ -28,7 +28,7 @@ from rich.console import Console
 from offroad.errors import OffroadError, unknown
 from offroad.report import html, tables
 from offroad.report.statistics import iqm
-from offroad.studies import provenance
+from offroad.studies import _provenance as provenance
 from offroad.studies._progress import Progress
 
 Metrics = dict[str, list[float]]
