@@ -2,15 +2,17 @@
 
 import dataclasses
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 import offroad
+from offroad import train
 from offroad.agents import BCConfig
 from offroad.studies import offline
-from offroad.studies.offline import domains, methods
+from offroad.studies.offline import domains, methods, online_maze
 from offroad.studies.study import Results, reproduce
 
 TINY = offline.OfflineBudget(
@@ -43,8 +45,8 @@ def small():
         yield
 
 
-def run(out, arms):
-    return reproduce(STUDY, "tiny", arms=arms, out=out, console=Console(file=io.StringIO(), width=200))
+def run(out, arms, seeds=None):
+    return reproduce(STUDY, "tiny", seeds=seeds, arms=arms, out=out, console=Console(file=io.StringIO(), width=200))
 
 
 def test_methods_are_trained_graded_and_judged(small, tmp_path):
@@ -57,12 +59,35 @@ def test_methods_are_trained_graded_and_judged(small, tmp_path):
             assert 0 <= least <= value <= 100
     assert np.isfinite(results.values("naive", "pointmaze-medium: over-estimate")).all()
     waiting = [claim.claim for claim in results.claims if claim.holds is None]
-    assert waiting == [f"pointmaze-medium: {arm}" for arm in (
-        "iql succeeds", "rebrac succeeds", "bear is right where the horizon is short",
-        "emaq is right where the horizon is short",
-    )]  # fmt: skip
+    assert waiting == [
+        "pointmaze-medium: iql succeeds",
+        "pointmaze-medium: rebrac succeeds",
+        "pointmaze-medium: bear is right where the horizon is short",
+        "pointmaze-medium: emaq is right where the horizon is short",
+        "pointmaze-umaze: over primitives, a sparse reward is found online",
+        "pointmaze-umaze: without them it is not",
+    ]
     again = run(tmp_path, ["cql"])  # from its checkpoints: the same policies
     assert again.arms["cql"]["metrics"] == results.arms["cql"]["metrics"]
+
+
+def test_online_learners_have_the_same_steps_with_and_without_primitives(small, tmp_path, monkeypatch):
+    seen = {}
+
+    def off_policy(agent, env, decisions, **options):
+        told = {"decisions": decisions, "discount": agent.config.discount, **options}
+        seen[type(env).__name__] = told
+        return train.off_policy(agent, env, decisions, **options)
+
+    monkeypatch.setattr(online_maze, "train", SimpleNamespace(off_policy=off_policy))
+    results = run(tmp_path, ["online", "online_opal"], seeds=1)
+    assert list(results.arms) == ["online", "online_opal"]
+    over = seen.pop("LatentActions")
+    (flat,) = seen.values()
+    assert flat["decisions"] == 10 * over["decisions"] == 300
+    assert flat["train_every"] == 10 * over["train_every"]
+    assert flat["update_ratio"] == pytest.approx(over["update_ratio"] / 10)
+    assert flat["discount"] ** 10 == pytest.approx(over["discount"])
 
 
 def test_the_nearest_point_of_the_first_episode_counts():

@@ -26,7 +26,7 @@ class OfflineBudget(Budget):
     domains: tuple[str, ...]
     rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth
     updates: int  # of an agent
-    latent_updates: int  # of an agent over primitives, whose horizon is ten times shorter
+    latent_updates: int  # of an agent over primitives, whose horizon is ten times shorter; online, 5 steps for each
     primitive_updates: int  # of the autoencoder; a quarter as many finetune its policy
     ablation_seeds: int  # of the methods that are not in the headline
     episodes: int  # evaluated for each task and seed
@@ -52,6 +52,7 @@ class Domain:
 DOMAINS = {
     domain.name: domain
     for domain in (
+        Domain("pointmaze-umaze", "offroad/PointMaze-umaze-v0", "pointmaze-umaze-diverse", 1.0),
         Domain("pointmaze-medium", "offroad/PointMaze-medium-v0", "pointmaze-medium-diverse", 1.0),
         Domain("antmaze-medium", "offroad/AntMaze-medium-v0", "antmaze-medium-diverse", 1.0),
         Domain("antmaze-large", "offroad/AntMaze-large-v0", "antmaze-large-diverse", 1.0),
