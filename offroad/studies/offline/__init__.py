@@ -158,8 +158,8 @@ STUDY = Study(
         "quick": budget_of("pointmaze-medium", minutes=50, seeds=1, primitive_updates=6_000),
         "medium": budget_of("antmaze-medium", minutes=300),
         "large": budget_of("antmaze-large", minutes=300),
-        "kitchen-partial": budget_of("kitchen-partial", minutes=300),
-        "kitchen-mixed": budget_of("kitchen-mixed", minutes=300),
+        "kitchen-partial": budget_of("kitchen-partial", minutes=200, updates=30_000, latent_updates=20_000),
+        "kitchen-mixed": budget_of("kitchen-mixed", minutes=200, updates=30_000, latent_updates=20_000),
         "paper": OfflineBudget(
             seeds=5, minutes=6000, domains=("antmaze-medium", "antmaze-large", "kitchen-mixed", "kitchen-partial"),
             rows=1_000_000, updates=1_000_000, latent_updates=1_000_000, primitive_updates=100_000, ablation_seeds=5,
