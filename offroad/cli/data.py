@@ -63,13 +63,14 @@ def load(file: Path, ends: Ends, columns: tuple[str, ...]) -> Any:
 
 @dataclass
 class DataMake:
-    """Generate a data set: of the mazes by D4RL's recipe, of the kitchen by a script.
+    """Generate a data set: of the mazes by D4RL's recipe, of kitchen and pendulum by a script.
 
     Example: offroad data make antmaze-medium-diverse --out antmaze-medium-diverse.npz
     """
 
     name: Positional[str]
-    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing. Or kitchen-KIND."""
+    """BODYmaze-MAZE-KIND: ant or point; umaze, medium or large; diverse, play or nothing. Or kitchen-KIND, or
+    pendulum-mixed."""
     out: Path
     """The file, an .npz."""
     steps: Whole = 1_000_000

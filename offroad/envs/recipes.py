@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from offroad.envs import pendulum
 from offroad.envs.kitchen import recipes as kitchen
 from offroad.envs.made import Made
 from offroad.envs.maze import recipes as maze
 from offroad.errors import unknown
 
-NAMES = (*maze.NAMES, *kitchen.NAMES)
+NAMES = (*maze.NAMES, *kitchen.NAMES, *pendulum.NAMES)
 
 
 def make(
@@ -24,5 +25,5 @@ def make(
     """
     if name not in NAMES:
         raise unknown("data set that can be made", name, NAMES)
-    module = maze if name in maze.NAMES else kitchen
+    module = next(module for module in (maze, kitchen, pendulum) if name in module.NAMES)
     return module.make(name, steps, seed, num_threads=num_threads, progress=progress)

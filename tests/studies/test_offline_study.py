@@ -71,6 +71,19 @@ def test_methods_are_trained_graded_and_judged(small, tmp_path):
     assert again.arms["cql"]["metrics"] == results.arms["cql"]["metrics"]
 
 
+def test_the_pendulum_is_graded_between_random_and_its_controller(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "PENDULUM", methods.POINTS)
+    budget = dataclasses.replace(TINY, domains=("pendulum",))
+    study = dataclasses.replace(STUDY, profiles={"tiny": budget})
+    quiet = Console(file=io.StringIO(), width=200)
+    results = reproduce(study, "tiny", arms=["bc", "iql", "cql_opal"], out=tmp_path, console=quiet)
+    (claim,) = (claim for claim in results.claims if claim.claim == "pendulum: iql is better than cloning")
+    assert claim.holds is not None
+    assert list(results.arms) == ["bc", "iql"]
+    pendulum = domains.DOMAINS["pendulum"]
+    assert pendulum.score(np.array([-1200.0, -184.0])) == pytest.approx(50)
+
+
 def test_online_learners_have_the_same_steps_with_and_without_primitives(small, tmp_path, monkeypatch):
     seen = {}
 

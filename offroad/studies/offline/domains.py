@@ -24,7 +24,7 @@ EXAM_SEED = 3_000_000  # of the evaluation, apart from the seeds of data and tra
 @dataclass(frozen=True, kw_only=True)
 class OfflineBudget(Budget):
     domains: tuple[str, ...]
-    rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth
+    rows: int  # of an ant maze; a point maze has a fifth of it, a kitchen an eighth, the pendulum a twentieth
     updates: int  # of an agent
     latent_updates: int  # of an agent over primitives, whose horizon is ten times shorter; online, 5 steps for each
     primitive_updates: int  # of the autoencoder; a quarter as many finetune its policy
@@ -34,19 +34,29 @@ class OfflineBudget(Budget):
 
 @dataclass(frozen=True)
 class Domain:
-    """A task and its data: `recipe` is a name of `offroad data make`, `best` the return that counts as 100."""
+    """A task and its data: `recipe` is a name of `offroad data make`, `best` the return that counts as 100, `worst` the
+    one that counts as 0."""
 
     name: str
     env: str
     recipe: str
     best: float
+    worst: float = 0.0
+
+    @property
+    def kind(self) -> str:
+        return self.name.split("-")[0]
 
     @property
     def is_maze(self) -> bool:
-        return "maze" in self.name
+        return self.kind.endswith("maze")
 
     def rows(self, budget: OfflineBudget) -> int:
-        return budget.rows if self.name.startswith("ant") else budget.rows // (5 if self.is_maze else 8)
+        return budget.rows // {"antmaze": 1, "pointmaze": 5, "kitchen": 8, "pendulum": 20}[self.kind]
+
+    def score(self, returns: Float[np.ndarray, " episodes"]) -> float:
+        """Per cent of the way from the worst to the best return, on average."""
+        return 100 * (float(returns.mean()) - self.worst) / (self.best - self.worst)
 
 
 DOMAINS = {
@@ -58,6 +68,8 @@ DOMAINS = {
         Domain("antmaze-large", "offroad/AntMaze-large-v0", "antmaze-large-diverse", 1.0),
         Domain("kitchen-mixed", "offroad/Kitchen-mixed-v0", "kitchen-mixed", 4.0),
         Domain("kitchen-partial", "offroad/Kitchen-partial-v0", "kitchen-partial", 4.0),
+        # What torques drawn at random earn, and the data's controller without noise: 50 episodes of reset seed 0.
+        Domain("pendulum", "Pendulum-v1", "pendulum-mixed", best=-184.0, worst=-1200.0),
     )
 }
 

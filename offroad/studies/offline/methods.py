@@ -96,12 +96,22 @@ KITCHENS = {
     ),
 }
 
+# Rewards are dense, -16 a step at worst. Rates are the mazes', ReBRAC's penalties the kitchens', the rest is default.
+PENDULUM = {
+    name: changed(replace(method, scale=0.1), hidden=(128, 128))
+    for name, method in {
+        **KITCHENS,
+        "cql": changed(Method(CQL, LEAN_CQL), weight=1.0, gap_minimum=None),
+        "iql": Method(IQL, IQLConfig(**RATE)),
+    }.items()
+}
+
 LATENT_DISCOUNT = 0.99
 """Of agents over primitives, for each primitive."""
 
 
 def settings(method: str, domain: Domain) -> Method:
-    return {"pointmaze": POINTS, "antmaze": ANTS, "kitchen": KITCHENS}[domain.name.split("-")[0]][method]
+    return {"pointmaze": POINTS, "antmaze": ANTS, "kitchen": KITCHENS, "pendulum": PENDULUM}[domain.kind][method]
 
 
 def flat(method: str, domain: Domain, seed: int, budget: OfflineBudget, context: Context) -> Agent:
