@@ -63,7 +63,7 @@ class Dataset:
             put(name, jax.tree.map(_canonical, getattr(self, name)))
         put("rewards", _canonical(np.asarray(self.rewards) * np.float32(1)))  # integers become floats
         for name in ("terminated", "truncated"):
-            put(name, _flags(name, getattr(self, name)))
+            put(name, as_flags(name, getattr(self, name)))
         if self.propensities is not None:
             put("propensities", np.asarray(self.propensities) * np.float32(1))
         put("info", {name: np.asarray(column) for name, column in self.info.items()})
@@ -263,7 +263,7 @@ def _canonical(x: Any) -> np.ndarray:
     return np.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def _flags(name: str, flags: Any) -> np.ndarray:
+def as_flags(name: str, flags: Any) -> np.ndarray:
     flags = np.asarray(flags)
     if flags.dtype == bool:
         return flags

@@ -1,5 +1,6 @@
 """Data sets from files: NumPy archives and folders, HDF5 as D4RL has it, Minari's local store, CSV and Parquet logs."""
 
+import csv
 import json
 import os
 import zipfile
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 
 from offroad.data import tables
-from offroad.data.dataset import Dataset, differ, flatten, nest
+from offroad.data.dataset import Dataset, as_flags, differ, flatten, nest
 from offroad.errors import OffroadError, unknown
 
 MAP_ABOVE = 2**28
@@ -113,7 +114,7 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
             raise OffroadError(f"{name!r} of '{where}' has shape {array.shape}, but there are {steps} rewards")
 
     last = _boundaries(columns, steps, where)
-    flags = {name: columns[name].reshape(steps) != 0 for name in ("terminated", "truncated") if name in columns}
+    flags = {name: as_flags(name, columns[name].reshape(steps)) for name in ("terminated", "truncated") if name in columns}
     if not flags and ends is None:
         if last is None and "next_observations" not in columns:
             raise OffroadError(
@@ -179,8 +180,8 @@ def _boundaries(columns: dict[str, Any], steps: int, where: str) -> np.ndarray |
 # --- where arrays come from ------------------------------------------------------------------------------------------
 
 
-_OTHER = (KeyError, TypeError, AttributeError, RuntimeError)
-"""What NumPy and h5py raise besides, where a file is not what its name says."""
+_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv.Error)
+"""What NumPy, h5py and csv raise besides, where a file is not what its name says."""
 
 
 @contextmanager

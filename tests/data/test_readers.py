@@ -208,6 +208,22 @@ def test_files_that_were_cut_short(suffix, tmp_path):
             load(path)
 
 
+@pytest.mark.parametrize("wrong", [2.0, np.nan])
+def test_flags_that_are_no_flags(wrong, tmp_path):
+    columns = {name: np.zeros((3, 2)) for name in ("observations", "actions")}
+    ends = np.array([0.0, wrong, 1.0])
+    np.savez(tmp_path / "a.npz", rewards=np.zeros(3), terminated=ends, truncated=np.zeros(3), **columns)
+    with pytest.raises(OffroadError, match=f"'terminated' contains {wrong}; expected flags"):
+        load(tmp_path / "a.npz")
+
+
+def test_a_quote_that_nobody_closes(tmp_path):
+    head = "observation_0,action_0,reward,terminated\n"
+    (tmp_path / "a.csv").write_text(head + '0,"' + 200_000 * "0" + ",0,1\n")
+    with pytest.raises(OffroadError, match="cannot be read"):
+        load(tmp_path / "a.csv")
+
+
 def test_what_is_no_data_set(tmp_path):
     with pytest.raises(OffroadError, match="does not exist"):
         load(tmp_path / "none.npz")
