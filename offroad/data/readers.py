@@ -114,7 +114,8 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
             raise OffroadError(f"{name!r} of '{where}' has shape {array.shape}, but there are {steps} rewards")
 
     last = _boundaries(columns, steps, where)
-    flags = {name: as_flags(name, columns[name].reshape(steps)) for name in ("terminated", "truncated") if name in columns}
+    named = [name for name in ("terminated", "truncated") if name in columns]
+    flags = {name: as_flags(name, columns[name].reshape(steps)) for name in named}
     if not flags and ends is None:
         if last is None and "next_observations" not in columns:
             raise OffroadError(

@@ -192,9 +192,11 @@ class Learner(eqx.Module):
     ) -> "Learner":
         """After an update's epochs. In the first `warm_up` updates the policy stays as it is."""
         norm = self.observation_norm.update(batch.transitions.observation, batch.mask)
-        new, old = (network, state, norm), (self.network, self.optimiser_state, self.observation_norm)
-        network, state, norm = jax.tree.map(lambda a, b: jnp.where(self.updates >= warm_up, a, b), new, old)
-        return replace(self, network=network, optimiser_state=state, observation_norm=norm, updates=self.updates + 1)
+        new = (network, state, norm, self.reward)
+        old = (self.network, self.optimiser_state, self.observation_norm, self.reward.forget_scale())
+        network, state, norm, reward = jax.tree.map(lambda a, b: jnp.where(self.updates >= warm_up, a, b), new, old)
+        learner = replace(self, network=network, optimiser_state=state, observation_norm=norm, reward=reward)
+        return replace(learner, updates=self.updates + 1)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class Curious(Agent):
         learnt, metrics = self.agent.update(batch, agent_key)
         warm = self.updates >= self.warm_up
         agent = jax.tree.map(lambda new, old: jnp.where(warm, new, old), learnt, self.agent)
+        reward = jax.tree.map(lambda kept, forgot: jnp.where(warm, kept, forgot), reward, reward.forget_scale())
         metrics |= {f"intrinsic/{name}": value for name, value in found.items()}
         metrics |= rewards_paid(extrinsic, intrinsic, mask)
         return replace(self, agent=agent, reward=reward, updates=self.updates + 1), metrics

@@ -29,13 +29,13 @@ FEATURES = ("inverse", "random", "pixels")
 
 @dataclass(frozen=True)
 class ICMConfig:
-    """Defaults: the paper's losses with a gradient that stops at the target, as in the large-scale study."""
+    """Defaults: the paper's losses, but features that learn from the inverse one alone, as in the large-scale study."""
 
     features: str = "inverse"  # or "random", "pixels"
     size: int = 64  # of the features
     hidden: tuple[int, ...] = (256,)  # of every MLP
     beta: float = 0.2  # weight of the forward loss; 1 - beta is that of the inverse loss
-    stop_gradient: bool = True  # at the forward model's target; the authors' code has none, and its features may shrink
+    stop_gradient: bool = True  # of the forward loss at the features; the paper's reaches them, and they may shrink
     residual: bool = True  # the forward model predicts the change of the features
     encoder: EncoderConfig = PATCHES
     frames: int = 0  # how many of the newest frames of an image stack are seen; 0: all
@@ -133,7 +133,8 @@ class ICM(IntrinsicReward):
         """(1 - beta) L_I + beta L_F, equation 7 of the paper without its policy term."""
         config = self.config
         before, after = self._encode(model, steps)
-        forward = weighted_mean(self.forward_error(model, steps, before, after), weight)
+        ends = jax.lax.stop_gradient((before, after)) if config.stop_gradient else (before, after)
+        forward = weighted_mean(self.forward_error(model, steps, *ends), weight)
         metrics = {"forward_loss": forward, "feature_std": jnp.mean(jnp.std(after, axis=0))}
         if model.inverse is None:
             return forward, metrics
@@ -151,8 +152,7 @@ class ICM(IntrinsicReward):
         action = ActionCode(self.spaces)(steps.action)
         context = self._network(model)(self.view(steps.observation)) if self.config.features == "pixels" else before
         predicted = model.forward(before, action, context)
-        target = jax.lax.stop_gradient(after) if self.config.stop_gradient else after
-        return 0.5 * jnp.sum(jnp.square(predicted - target), -1)
+        return 0.5 * jnp.sum(jnp.square(predicted - after), -1)
 
     def _encode(self, model: ICMModel, steps: Transition) -> tuple[Array, Array]:
         """phi(s) and phi(s')."""

@@ -21,7 +21,7 @@ class Scaling:
 
     normalise: bool = True
     discount: float = 0.99
-    decay: float = 0.95  # of what was known before, at every call: the first bonuses are large and must be forgotten
+    decay: float = 0.9996  # of what was known before, at every step: half of it is forgotten in 1,700
 
 
 class BonusScale(eqx.Module):
@@ -41,10 +41,12 @@ class BonusScale(eqx.Module):
 
     @property
     def std(self) -> Float[Array, ""]:
-        """1 before the first bonus."""
+        """1 before the first bonus; never less than a tenth of the root mean square, since sums that are all alike, as
+        a single one is, say nothing of their spread."""
         weight = jnp.maximum(self.weight, 1e-8)
-        var = self.square / weight - jnp.square(self.mean / weight)
-        return jnp.where(self.weight > 0, jnp.sqrt(jnp.maximum(var, 1e-12)), 1.0)
+        square = self.square / weight
+        var = square - jnp.square(self.mean / weight)
+        return jnp.where(self.weight > 0, jnp.sqrt(jnp.maximum(var, 0.01 * square)), 1.0)
 
     def update(self, bonus: Float[Array, "T N"], mask: Bool[Array, "T N"], scaling: Scaling) -> "BonusScale":
         def step(total: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -55,7 +57,7 @@ class BonusScale(eqx.Module):
         discounted, totals = jax.lax.scan(step, self.discounted, (bonus, mask))
         count = jnp.sum(mask)
         # A reward that has paid nothing yet, as its model is not ready, has no scale yet.
-        old = jnp.where(jnp.any(totals * mask != 0), scaling.decay, 1.0)
+        old = jnp.where(jnp.any(totals * mask != 0), scaling.decay ** len(totals), 1.0)
         mean = jnp.sum(totals * mask) / jnp.maximum(count, 1)
         square = jnp.sum(jnp.square(totals) * mask) / jnp.maximum(count, 1)
         return BonusScale(
@@ -113,6 +115,12 @@ class IntrinsicReward(eqx.Module):
         scale = replace(self.scale, discounted=jnp.zeros(num_envs))
         return replace(self, memory=self.initial_memory(num_envs), scale=scale)
 
+    def forget_scale(self) -> "IntrinsicReward":
+        """The same reward as if nothing had been paid yet, though its discounted sums run on: bonuses of a model that
+        has hardly learnt are much larger than those that are to come."""
+        zero = jnp.zeros(())
+        return replace(self, scale=replace(self.scale, mean=zero, square=zero, weight=zero))
+
     def pay(
         self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]
     ) -> tuple[Float[Array, "T N"], "IntrinsicReward"]:
@@ -165,6 +173,9 @@ class Sum(eqx.Module):
 
     def begin(self, num_envs: int) -> "Sum":
         return Sum(tuple(part.begin(num_envs) for part in self.parts), self.weights)
+
+    def forget_scale(self) -> "Sum":
+        return Sum(tuple(part.forget_scale() for part in self.parts), self.weights)
 
     def pay(self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""]) -> tuple[Float[Array, "T N"], "Sum"]:
         keys = jax.random.split(key, len(self.parts))

@@ -210,9 +210,9 @@ def test_files_that_were_cut_short(suffix, tmp_path):
 
 @pytest.mark.parametrize("wrong", [2.0, np.nan])
 def test_flags_that_are_no_flags(wrong, tmp_path):
-    columns = {name: np.zeros((3, 2)) for name in ("observations", "actions")}
+    two, none = np.zeros((3, 2)), np.zeros(3)
     ends = np.array([0.0, wrong, 1.0])
-    np.savez(tmp_path / "a.npz", rewards=np.zeros(3), terminated=ends, truncated=np.zeros(3), **columns)
+    np.savez(tmp_path / "a.npz", observations=two, actions=two, rewards=none, terminated=ends, truncated=none)
     with pytest.raises(OffroadError, match=f"'terminated' contains {wrong}; expected flags"):
         load(tmp_path / "a.npz")
 

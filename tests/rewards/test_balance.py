@@ -149,6 +149,7 @@ def test_warm_up_leaves_the_policies_alone(make):
     first, second = trained(agent, 1)[0], trained(agent, 2)[0]
     assert tiny.same(first.learner.network, agent.learner.network)
     assert not tiny.same(second.learner.network, agent.learner.network)
+    assert first.learner.reward.scale.weight == 0 < second.learner.reward.scale.weight
 
 
 def test_memory_is_refused():

@@ -69,12 +69,28 @@ def test_the_scale_is_the_decaying_std_of_the_discounted_bonus():
             totals = np.where(m, 0.5 * totals + b, totals)
             seen.extend(totals[m])
         mean, square, weight = (
-            0.9 * a + 0.1 * b for a, b in ((mean, np.mean(seen)), (square, np.square(seen).mean()), (weight, 1))
+            0.9**5 * a + (1 - 0.9**5) * b
+            for a, b in ((mean, np.mean(seen)), (square, np.square(seen).mean()), (weight, 1))
         )
     expected = np.sqrt(square / weight - (mean / weight) ** 2)
     np.testing.assert_allclose(scale.std, expected, rtol=1e-4)
     silent = scale.update(jnp.zeros((5, 2)), jnp.zeros((5, 2), bool), scaling)
     np.testing.assert_allclose(silent.std, scale.std, rtol=1e-6)
+
+
+@pytest.mark.parametrize("bonus", [0.01, 3.0])
+def test_a_first_bonus_alone_does_not_explode(bonus):
+    scale = BonusScale.create(1).update(jnp.full((1, 1), bonus), jnp.ones((1, 1), bool), Scaling())
+    assert bonus / scale.std == pytest.approx(10, rel=1e-3)
+
+
+def test_the_scale_of_short_calls_is_that_of_a_long_one():
+    bonus, every = np.random.default_rng(1).random((512, 4)).astype(np.float32), jnp.ones((512, 4), bool)
+    whole = BonusScale.create(4).update(jnp.asarray(bonus), every, Scaling())
+    scale, step = BonusScale.create(4), jax.jit(lambda scale, b: scale.update(b, jnp.ones((1, 4), bool), Scaling()))
+    for row in bonus:
+        scale = step(scale, row[None])
+    np.testing.assert_allclose(scale.std, whole.std, rtol=0.15)
 
 
 def test_rewards_add_and_scale():
@@ -125,6 +141,7 @@ def test_in_the_warm_up_only_the_reward_learns():
     assert tiny.same(first.agent, agent.agent)
     assert not tiny.same(first.reward, agent.reward)
     assert not tiny.same(second.agent, agent.agent)
+    assert first.reward.scale.weight == 0 < second.reward.scale.weight
 
 
 def test_it_is_created_from_a_config():
