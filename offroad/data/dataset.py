@@ -24,6 +24,8 @@ from offroad.errors import OffroadError
 Array = Shaped[np.ndarray, "..."]  # columns come from users: their shapes are checked, and told, at run time
 Arrays = PyTree[Array]
 
+PIECE = 65_536  # rows that are looked at together
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -226,6 +228,28 @@ class Dataset:
                         f"the data set has for {part!r} {_described(found.get(part))} per row, the environment has "
                         f"{_described(expected.get(part))}; use the environment that the data are from"
                     )
+
+    def check_numbers(self, action_space: gym_spaces.Space | None = None) -> None:
+        """Raises `OffroadError`, naming the array and the row, where a number to learn from is NaN or infinite; with an
+        `action_space` of choices, also if actions are others, or no whole numbers."""
+        for name, array in self.arrays().items():
+            if array.dtype.kind != "f" or name.startswith(("info/", "propensities")):
+                continue
+            for start in range(0, len(array), PIECE):  # of what may be mapped from the disk
+                good = np.isfinite(array[start : start + PIECE]).all(axis=tuple(range(1, array.ndim)))
+                if not good.all():
+                    raise OffroadError(
+                        f"row {start + int(np.argmin(good))} of {name!r} is NaN or infinite; leave out its episode "
+                        "(`offroad data inspect` counts such rows)"
+                    )
+        if isinstance(action_space, gym_spaces.Discrete):
+            first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
+            expected = f"expected whole numbers from {first} to {last}, the environment's choices"
+            if not np.issubdtype(self.actions.dtype, np.integer):
+                raise OffroadError(f"the data set's actions are of type {self.actions.dtype}; {expected}")
+            low, high = int(self.actions.min()), int(self.actions.max())
+            if low < first or high > last:
+                raise OffroadError(f"the data set's actions go from {low} to {high}; {expected}")
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import PyTree
 
+from offroad.agents.agent import Agent
 from offroad.data.dataset import Dataset
 from offroad.errors import OffroadError
 from offroad.nets.normalise import ObservationNorm, RunningMoments
@@ -72,12 +73,15 @@ def offline(
     - `out`, `resume`, `callback`: as in `on_policy`. A run goes on to the bit, and only with the same data.
     - `schedule`: when to evaluate, log and save, in updates; rounded up to whole chunks, of about a hundred.
 
-    Raises `OffroadError` when a metric is not finite, and for an `eval_env` where the learner has no policy.
+    Raises `OffroadError` when a number of a `Dataset` or a metric is not finite, and for an `eval_env` where the
+    learner has no policy.
     """
     if eval_env is not None and not hasattr(learner, "act"):
         raise OffroadError(
             f"a {type(learner).__name__} has no policy (act), so eval_env cannot evaluate it; leave eval_env out"
         )
+    if isinstance(data, Dataset):
+        data.check_numbers(learner.spaces.action if isinstance(learner, Agent) else None)
     config = describe("offline", learner, eval_env, seed, data=fingerprint(data))
     config.pop("num_envs", None)
     with ThreadPoolExecutor(1, "sampler") as sampler:

@@ -134,6 +134,30 @@ def test_an_agent_learns_from_it():
     assert all(np.isfinite(float(value)) for value in metrics.values())
 
 
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.array([0, 1, 2, 3, 4]), "go from 0 to 4; expected whole numbers from 0 to 3"),
+        (np.array([0, 1, 2, 3, -1]), "go from -1 to 3"),
+        (np.array([0.0, 1, 2, 3, 0]), "are of type float32; expected whole numbers"),
+    ],
+)
+def test_choices_that_the_environment_does_not_have(actions, message):
+    small(actions=np.array([0, 1, 2, 3, 0])).check_numbers(gym_spaces.Discrete(4))
+    with pytest.raises(OffroadError, match=message):
+        small(actions=actions).check_numbers(gym_spaces.Discrete(4))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_numbers_that_are_none_are_named(bad):
+    small().check_numbers()
+    with pytest.raises(OffroadError, match="row 3 of 'rewards' is NaN or infinite"):
+        small(rewards=np.array([1.0, 2, 4, bad, 16])).check_numbers()
+    with pytest.raises(OffroadError, match="row 1 of 'final_observations'"):
+        small(final_observations=np.array([[3], [bad]], np.float32)).check_numbers()
+    small(info={"row": np.full(5, bad)}).check_numbers()
+
+
 def test_a_data_set_of_another_environment():
     box = gym_spaces.Box(-1, 1, (1,))
     with pytest.raises(OffroadError, match=r"'actions' shape \(1,\) per row, the environment has shape \(2,\)"):
