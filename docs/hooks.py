@@ -62,8 +62,8 @@ def _measurements(results: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm["metrics"]))
 
     def cell(values: list[float]) -> str:
-        shown = [f"{value:.3g}" for value in values]
-        mean = f"{sum(values) / len(values):.3g}" if values else ""
+        shown = [f"{value:.4g}" for value in values]
+        mean = f"{sum(values) / len(values):.4g}" if values else ""
         return f"{mean} ({', '.join(shown)})" if len(values) > 1 else mean
 
     lines = [f"| arm | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]

@@ -8,6 +8,14 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+from offroad.errors import OffroadError
+
+
+def require_rows(steps: int) -> None:
+    """Raises `OffroadError` unless there is something to make."""
+    if steps < 1:
+        raise OffroadError(f"a data set of {steps} steps was asked for; expected at least 1")
+
 
 @dataclass(frozen=True)
 class Made:

@@ -1,4 +1,4 @@
-"""A data set of Gymnasium's pendulum: mediocre swings, for methods that should be better than what they learn from.
+"""A data set of Gymnasium's pendulum: mediocre swings, which a method should improve on.
 
 A controller swings the pendulum up by its energy and holds it there (Åström & Furuta 2000); its torque has Gaussian
 noise, and half of all torques are drawn at random. Episodes are cut off after 200 steps, as in `Pendulum-v1`.
@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from offroad.envs.made import Made
-from offroad.errors import OffroadError
+from offroad.envs.made import Made, require_rows
 
 NAMES = ("pendulum-mixed",)
 EPISODE = 200  # steps
@@ -48,8 +47,7 @@ def make(
 
     `progress` is told how many rows are done. Raises `OffroadError` for a useless number of steps.
     """
-    if steps < 1:
-        raise OffroadError(f"a data set of {steps} steps was asked for; expected at least 1")
+    require_rows(steps)
     random = np.random.default_rng(seed)
     env = gym.make_vec("Pendulum-v1", WORLDS, vectorization_mode="sync", max_episode_steps=None)
     episodes = -(-steps // EPISODE)

@@ -8,6 +8,7 @@ from offroad.data.readers import load
 from offroad.data.spaces import Spaces
 from offroad.envs import pendulum, recipes
 from offroad.errors import OffroadError
+from offroad.studies.offline.domains import DOMAINS
 
 
 def test_rows_are_steps_of_gymnasiums_pendulum(tmp_path):
@@ -37,13 +38,24 @@ def test_other_seeds_are_other_episodes():
     assert not np.array_equal(one["observations"], other["observations"])
 
 
-def test_without_noise_the_controller_swings_up_and_stays():
-    env = gym.make_vec("Pendulum-v1", 20, vectorization_mode="sync", max_episode_steps=None)
-    observation, _ = env.reset(seed=0)
-    for _ in range(200):
-        observation, *_ = env.step(pendulum.swing_up(observation).astype(np.float32))
-    assert (observation[:, 0] > 0.99).mean() >= 0.9
-    env.close()
+def test_the_scale_of_the_scores_is_from_random_torques_to_the_controller_without_noise():
+    random = np.random.default_rng(0)
+
+    def episodes(act):
+        env = gym.make_vec("Pendulum-v1", 50, vectorization_mode="sync", max_episode_steps=None)
+        observation, _ = env.reset(seed=0)
+        returns = np.zeros(50)
+        for _ in range(200):
+            observation, reward, *_ = env.step(np.float32(act(observation)))
+            returns += reward
+        env.close()
+        return observation, returns.mean()
+
+    end, controlled = episodes(pendulum.swing_up)
+    assert (end[:, 0] > 0.99).mean() >= 0.9
+    assert controlled == pytest.approx(DOMAINS["pendulum"].best, abs=1)
+    _, aimless = episodes(lambda observation: random.uniform(-2, 2, (50, 1)))
+    assert aimless == pytest.approx(DOMAINS["pendulum"].worst, abs=100)
 
 
 def test_no_rows():

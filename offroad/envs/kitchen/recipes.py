@@ -22,8 +22,8 @@ from offroad.envs import KITCHEN_STEPS
 from offroad.envs.kitchen.demonstrator import Demonstrator
 from offroad.envs.kitchen.kitchen import Kitchen
 from offroad.envs.kitchen.model import GOALS, OBJECTS, ROBOT, SETS, goal, satisfied
-from offroad.envs.made import Made
-from offroad.errors import OffroadError, unknown
+from offroad.envs.made import Made, require_rows
+from offroad.errors import unknown
 
 NAMES = tuple(f"kitchen-{tasks}" for tasks in SETS)
 WORLDS = 24
@@ -77,8 +77,7 @@ def make(
     """
     if name not in NAMES:
         raise unknown("kitchen data set", name, NAMES)
-    if steps < 1:
-        raise OffroadError(f"a data set of {steps} steps was asked for; expected at least 1")
+    require_rows(steps)
     tasks = SETS[name.removeprefix("kitchen-")]
     episodes: list[Episode] = []
     rows = left_out = 0

@@ -22,12 +22,12 @@ from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float, Int, Shaped
 from numpy import ndarray
 
-from offroad.envs.made import Made
+from offroad.envs.made import Made, require_rows
 from offroad.envs.maze.maps import MAZES, UNIT, Maze, cell_at, centre
 from offroad.envs.maze.maze import MazeEnv, PointMaze, make_vector
 from offroad.envs.maze.scene import GOAL_RADIUS
 from offroad.envs.maze.walker import WEIGHTS, Walker
-from offroad.errors import OffroadError, unknown
+from offroad.errors import unknown
 
 WORLDS = 64
 EPISODE = 1000  # steps
@@ -109,8 +109,7 @@ def make(
     `progress` is told how many rows are done. Raises `OffroadError` for an unknown name or a useless number of steps.
     """
     recipe = Recipe.named(name)
-    if steps < 1:
-        raise OffroadError(f"a data set of {steps} steps was asked for; expected at least 1")
+    require_rows(steps)
     worlds = min(WORLDS, -(-steps // EPISODE))
     env = make_vector(
         recipe.body,
