@@ -124,6 +124,15 @@ def test_the_walker_turns_with_the_world():
     assert np.allclose(actions, again, atol=1e-3)
 
 
+def test_an_ant_does_the_same_to_the_bit_whoever_walks_beside_it():
+    """Products that BLAS spreads over threads would differ in the last digits with the number of ants, or of threads."""
+    observations = np.random.default_rng(0).standard_normal((64, 29))
+    places, walker = np.full((64, 2), 3.0), Walker()
+    together = walker(observations, places)
+    for row in range(0, 64, 8):
+        assert np.array_equal(together[row : row + 8], walker(observations[row : row + 8], places[row : row + 8]))
+
+
 def test_the_weights_are_small_and_plain_arrays():
     assert WEIGHTS.stat().st_size < 2**20
     with np.load(WEIGHTS, allow_pickle=False) as file:

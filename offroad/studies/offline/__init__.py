@@ -71,12 +71,15 @@ def verdict(r: Results) -> list[Claim]:
         return float(np.mean(r.values(arm, f"{domain}: score")))
 
     def shown(arm: str, domain: str) -> str:
+        """The mean and each seed's score, which differ by more than episodes do; of one seed the interval over its
+        episodes."""
         runs = r.values(arm, f"{domain}: score")
+        if len(runs) > 1:
+            return f"{np.mean(runs):.1f} ({', '.join(f'{run:.0f}' for run in runs)})"
         if not DOMAINS[domain].is_maze:
-            return f"{np.mean(runs):.1f} ({len(runs)} seeds)"
-        share = proportion(float(np.mean(runs)) / 100, episodes * len(runs))
-        value, low, high = (round(100 * x) for x in share[:3])
-        return f"{value} [{low}, {high}] ({len(runs)} x {episodes} episodes)"
+            return f"{runs[0]:.1f} (1 seed)"
+        value, low, high = (round(100 * x) for x in proportion(runs[0] / 100, episodes)[:3])
+        return f"{value} [{low}, {high}] ({episodes} episodes of 1 seed)"
 
     def bound(
         what: str, arm: str, domain: str, least: float | int | None = None, most: float | int | None = None
@@ -91,15 +94,15 @@ def verdict(r: Results) -> list[Claim]:
 
     def compare(what: str, domain: str, required: str, holds: Callable[[float, float], bool]) -> Claim:
         def measure() -> tuple[str, bool]:
-            ours, flat_one = score("cql_opal", domain), score("cql", domain)
-            return f"{ours:.1f} against {flat_one:.1f}", holds(ours, flat_one)
+            found = f"{shown('cql_opal', domain)} against {shown('cql', domain)}"
+            return found, holds(score("cql_opal", domain), score("cql", domain))
 
         return r.claim(f"{domain}: {what}", required, measure)
 
     def better_than_cloning(arm: str) -> Claim:
         def measure() -> tuple[str, bool]:
-            ours, cloned = score(arm, "pendulum"), score("bc", "pendulum")
-            return f"{ours:.1f} against {cloned:.1f}", ours >= cloned + 20
+            found = f"{shown(arm, 'pendulum')} against {shown('bc', 'pendulum')}"
+            return found, score(arm, "pendulum") >= score("bc", "pendulum") + 20
 
         return r.claim(f"pendulum: {arm} is better than cloning", "20 points more", measure)
 
