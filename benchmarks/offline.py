@@ -4,8 +4,9 @@
 generated data with the sizes of D4RL's ant mazes (29 observations, 8 actions). Timed is what a user calls, sampling and
 logging included: `train.offline(...)` here, `algo.fit(...)` there, each after a first call that is not timed. Both
 libraries sit in processes of their own, pinned to one core, and take turns; CPU time tells more than wall time where
-other programs run. `cql lean` has the conservative term on 64 of the 256 states with 4 actions from each proposal;
-d3rlpy has no such setting.
+other programs run. Beside it stands how much arithmetic an update is (XLA's count), and so what share of the core's
+speed is used: that of a product of two matrices of 512 by 512 in the same process. `cql lean` has the conservative term
+on 64 of the 256 states with 4 actions from each proposal; d3rlpy has no such setting.
 
     python benchmarks/offline.py --peer PYTHON    # that of an environment with d3rlpy; writes results/offline.json, .md
 """
@@ -41,7 +42,9 @@ def columns():
 
 
 def ours():
+    import equinox as eqx
     import jax
+    import jax.numpy as jnp
     import numpy as np
     from gymnasium import spaces
 
@@ -55,14 +58,29 @@ def ours():
     of_data = Spaces(spaces.Box(-np.inf, np.inf, (OBSERVATION,)), spaces.Box(-1, 1, (ACTION,)))
     options = {"cql": {"samples": 10}, "cql lean": {"samples": 4, "conservative_states": 64}}
 
-    def learn(name, updates):
+    def create(name):
         kind, config = AGENTS[name.split()[0]]
         settings = config(hidden=tuple(HIDDEN), batch=BATCH, **options.get(name, {}))
-        agent = kind.create(of_data, settings, jax.random.key(0))
+        return kind.create(of_data, settings, jax.random.key(0))
+
+    def learn(name, updates):
+        agent = create(name)
         # In whole chunks, so that nothing is left to compile.
         return lambda: jax.block_until_ready(train.offline(agent, dataset, updates, progress=False).agent)
 
-    return learn, {"jax": version("jax")}
+    def arithmetic(name):
+        """Floating-point operations of an update."""
+        batch = dataset.transitions(np.arange(BATCH))
+        update = eqx.filter_jit(lambda agent, batch, key: agent.update(batch, key))
+        return update.lower(create(name), batch, jax.random.key(0)).compile().compiled.cost_analysis()["flops"]
+
+    def product(_):
+        """Floating-point operations per second of CPU time in products of two matrices of 512 by 512."""
+        x, multiply = jnp.ones((512, 512)), jax.jit(lambda x: jax.lax.fori_loop(0, 400, lambda _, y: y @ x / 512, x))
+        best = min(timed(lambda: jax.block_until_ready(multiply(x)))[0] for _ in range(4))
+        return 400 * 2 * 512**3 / best
+
+    return learn, {"versions": lambda _: {"jax": version("jax")}, "flops": arithmetic, "product": product}
 
 
 def theirs():
@@ -90,23 +108,24 @@ def theirs():
         options = {"n_steps_per_epoch": updates, "show_progress": False, "save_interval": 10**9}
         return lambda: algorithm.fit(dataset, n_steps=updates, logger_adapter=NoopAdapterFactory(), **options)
 
-    return learn, {"d3rlpy": version("d3rlpy"), "torch": version("torch")}
+    return learn, {"versions": lambda _: {"d3rlpy": version("d3rlpy"), "torch": version("torch")}}
+
+
+def timed(call):
+    """Seconds of CPU and of wall time."""
+    began = time.process_time(), time.perf_counter()
+    call()
+    return time.process_time() - began[0], time.perf_counter() - began[1]
 
 
 def work(make):
-    """Answers every line "NAME UPDATES" on the standard input with a line of JSON: its seconds of CPU and wall time."""
+    """Answers every line "WHAT NAME": for a number of updates the seconds of CPU and wall time that they take."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    learn, versions = make()
+    learn, others = make()
     for line in sys.stdin:
-        name, updates = line.rsplit(maxsplit=1)
-        if name == "versions":
-            found = versions
-        else:
-            call = learn(name, int(updates))
-            began = time.process_time(), time.perf_counter()
-            call()
-            found = [time.process_time() - began[0], time.perf_counter() - began[1]]
+        what, name = line.strip().split(maxsplit=1)
+        found = others[what](name) if what in others else timed(learn(name, int(what)))
         print(json.dumps(found), file=answers, flush=True)
 
 
@@ -138,14 +157,16 @@ def main():
     for name in options.agents:
         runs[name] = {who: [] for who in workers if who == "ours" or name != "cql lean"}
         for who in runs[name]:
-            workers[who].ask(f"{name} {UPDATES[name] if who == 'ours' else UPDATES[name] // 20}")
+            workers[who].ask(f"{UPDATES[name] if who == 'ours' else UPDATES[name] // 20} {name}")
         for _ in range(options.rounds):
             for who, times in runs[name].items():
-                times.append([round(x, 3) for x in workers[who].ask(f"{name} {UPDATES[name]}")])
+                times.append([round(x, 3) for x in workers[who].ask(f"{UPDATES[name]} {name}")])
                 print(name, who, times[-1], f"load {os.getloadavg()[0]:.1f}", flush=True)
+    flops = {name: workers["ours"].ask(f"flops {name}") for name in options.agents}
+    product = workers["ours"].ask("product all")
     versions = {}
     for worker in workers.values():
-        versions |= worker.ask("versions 0")
+        versions |= worker.ask("versions all")
         worker.process.stdin.close()
         worker.process.wait()
     results = {}
@@ -161,10 +182,17 @@ def main():
         if "d3rlpy" in rates:
             ratio = rates["ours"]["updates_per_cpu_second"] / rates["d3rlpy"]["updates_per_cpu_second"]
             rates["times_as_fast_by_cpu"] = round(ratio, 2)
-        results[name] = {"updates": UPDATES[name], **rates}
+        used = flops[name] * rates["ours"]["updates_per_cpu_second"]
+        arithmetic = {"flops_per_update": flops[name], "share_of_the_cores_speed": round(used / product, 2)}
+        results[name] = {"updates": UPDATES[name], **arithmetic, **rates}
     path = Path(__file__).parent / "results" / "offline.json"
     old = json.loads(path.read_text())["results"] if path.exists() and len(options.agents) < len(UPDATES) else {}
-    found = {"machine": machine() | {"used": 1}, "versions": versions, "results": {**old, **results}}
+    found = {
+        "machine": machine() | {"used": 1},
+        "versions": versions,
+        "flops_per_second_of_a_matrix_product": product,
+        "results": {**old, **results},
+    }
     path.write_text(json.dumps(found, indent=1) + "\n")
     path.with_suffix(".md").write_text(table(found))
     print(path.with_suffix(".md").read_text())
@@ -174,13 +202,14 @@ def table(found):
     """The results as Markdown."""
     versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
     lines = [
-        "| agent | updates per second of CPU time | d3rlpy | times as fast |",
-        "| --- | --- | --- | --- |",
+        "| agent | updates per second of CPU time | d3rlpy | times as fast | share of the core's speed |",
+        "| --- | --- | --- | --- | --- |",
     ]
     for name, each in found["results"].items():
         rates = [f"{each[who]['updates_per_cpu_second']:,.0f}" if who in each else "" for who in ("ours", "d3rlpy")]
         ratio = f"{each['times_as_fast_by_cpu']:.1f}" if "d3rlpy" in each else ""
-        lines.append(f"| {name} | {rates[0]} | {rates[1]} | {ratio} |")
+        share = f"{100 * each['share_of_the_cores_speed']:.0f} %"
+        lines.append(f"| {name} | {rates[0]} | {rates[1]} | {ratio} | {share} |")
     about = f"One core of {found['machine']['cpu'].strip()} that other programs used too; {versions}."
     how = "The best run of those in `benchmarks/results/offline.json`, after compilation; by `benchmarks/offline.py`."
     return "\n".join([*lines, "", about, how]) + "\n"

@@ -20,7 +20,7 @@ from offroad.agents.agent import ActionScale, Agent, box_actions
 from offroad.agents.sac import Actor
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
-from offroad.nets.critic import Critic
+from offroad.nets.critic import Critic, values_of
 from offroad.nets.encoder import Encoder, Flat
 from offroad.nets.ensemble import ensemble
 from offroad.nets.mlp import MLP
@@ -173,7 +173,7 @@ class BEAR(Agent):
         else:
             noise = jax.random.normal(key, (samples, *policy.mean.shape))
         actions = jnp.tanh(policy.mean + jnp.exp(policy.log_std) * noise)
-        values = _values(self.critics, observation, actions)[0]
+        values = values_of(self.critics, observation, actions)[0]
         best = jax.nn.one_hot(jnp.argmax(values, 0), samples, axis=0)
         return ActionScale(self._actions).to_env(jnp.sum(best[..., None] * actions, 0)), memory
 
@@ -187,13 +187,13 @@ class BEAR(Agent):
         next_policy = self.target_actor(following)
         noise = jax.random.normal(target_key, (config.backup_samples, *action.shape))
         next_actions = jnp.tanh(next_policy.mean + jnp.exp(next_policy.log_std) * noise)
-        values, low = _values(self.target_critics, following, next_actions), config.pessimism
+        values, low = values_of(self.target_critics, following, next_actions), config.pessimism
         next_value = jnp.max(low * jnp.min(values, 0) + (1 - low) * jnp.max(values, 0), axis=0)
         target = batch.reward + config.discount * ~batch.terminated * next_value
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
             """The squared error, summed over the critics."""
-            values = _values(critics, observation, action[None])[:, 0]
+            values = values_of(critics, observation, action[None])[:, 0]
             return jnp.mean(jnp.square(values - target), axis=1).sum(), jnp.mean(values)
 
         def actor_loss(actor: Actor) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -203,7 +203,7 @@ class BEAR(Agent):
             noise = jnp.clip(jax.random.normal(own_key, (config.samples, *action.shape)), -NEAR, NEAR)
             own = policy.mean + jnp.exp(policy.log_std) * noise
             apart = jnp.mean(mmd(own, shown, config.kernel, config.bandwidth))
-            value = jnp.mean(jnp.min(_values(critics, observation, jnp.tanh(own)), 0))
+            value = jnp.mean(jnp.min(values_of(critics, observation, jnp.tanh(own)), 0))
             value = jnp.where(self.updates < config.match_updates, 0.0, value)
             return jnp.exp(self.log_multiplier) * apart - value, apart
 
@@ -253,12 +253,6 @@ class BEAR(Agent):
 
     def _normalise(self, observation: PyTree[Any]) -> PyTree[Any]:
         return self.observation_norm(observation) if self.config.normalise_observation else observation
-
-
-def _values(
-    critics: Critic, observation: PyTree[Any], actions: Float[Array, "samples batch action"]
-) -> Float[Array, "critics samples batch"]:
-    return eqx.filter_vmap(lambda critic: critic.values(observation, actions))(critics)
 
 
 def _rates(config: BEARConfig) -> tuple[float, float, float, float]:

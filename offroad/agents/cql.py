@@ -20,7 +20,7 @@ from offroad.agents.sac import Actor
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
-from offroad.nets.critic import Critic
+from offroad.nets.critic import Critic, values_of
 from offroad.nets.distributions import TanhNormal
 from offroad.nets.encoder import Flat
 from offroad.nets.ensemble import ensemble
@@ -125,7 +125,7 @@ class CQL(Agent):
 
         # No entropy in the target. The best action is chosen critic by critic, then the smallest critic counts.
         next_actions = _draw(next_policy, config.backup_samples, target_key)[0]
-        next_value = jnp.min(jnp.max(_values(self.target_critics, following, next_actions), axis=1), axis=0)
+        next_value = jnp.min(jnp.max(values_of(self.target_critics, following, next_actions), axis=1), axis=0)
         target = batch.reward + config.discount * ~batch.terminated * next_value
 
         # The gap of some states is an unbiased estimate of that of all, at a fraction of the price.
@@ -135,9 +135,9 @@ class CQL(Agent):
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
             """CQL(H), with `weight` for alpha, summed over the critics."""
-            values = _values(critics, observation, action[None])[:, 0]
+            values = values_of(critics, observation, action[None])[:, 0]
             error = 0.5 * jnp.mean(jnp.square(values - target), axis=1).sum()
-            pushed = _values(critics, some, queried)
+            pushed = values_of(critics, some, queried)
             if config.query == "all":
                 # The mean over samples of exp Q / density is an unbiased estimate of the integral of exp Q.
                 high = jax.nn.logsumexp(pushed - log_density, axis=1) - jnp.log(pushed.shape[1])
@@ -153,7 +153,7 @@ class CQL(Agent):
             """SAC's loss; in the first `clone_updates` the data's likelihood stands for the critics' values."""
             policy = actor(observation)
             sampled, log_prob = policy.sample_and_log_prob(actor_key)
-            value = jnp.min(_values(critics, observation, sampled[None])[:, 0], 0)
+            value = jnp.min(values_of(critics, observation, sampled[None])[:, 0], 0)
             if config.clone_updates:
                 likelihood = policy.log_prob(jnp.clip(action, -INSIDE, INSIDE))
                 value = jnp.where(self.updates < config.clone_updates, likelihood, value)
@@ -231,12 +231,6 @@ def _draw(
     policy: TanhNormal, samples: int, key: Key[Array, ""]
 ) -> tuple[Float[Array, "samples states action"], Float[Array, "samples states"]]:
     return jax.vmap(policy.sample_and_log_prob)(jax.random.split(key, samples))
-
-
-def _values(
-    critics: Critic, observation: PyTree[Any], actions: Float[Array, "samples states action"]
-) -> Float[Array, "critics samples states"]:
-    return eqx.filter_vmap(lambda critic: critic.values(observation, actions))(critics)
 
 
 def _states(config: CQLConfig) -> int:

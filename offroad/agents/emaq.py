@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from offroad.agents.agent import ActionScale, Agent, box_actions
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
-from offroad.nets.critic import Critic
+from offroad.nets.critic import Critic, values_of
 from offroad.nets.distributions import Normal
 from offroad.nets.encoder import Encoder, Flat
 from offroad.nets.ensemble import ensemble
@@ -140,7 +140,7 @@ class EMaQ(Agent):
 
         def critic_loss(critics: Critic) -> tuple[Float[Array, ""], Float[Array, ""]]:
             """The squared error, summed over the critics."""
-            values = _values(critics, observation, action[None])[:, 0]
+            values = values_of(critics, observation, action[None])[:, 0]
             return jnp.mean(jnp.square(values - target), axis=1).sum(), jnp.mean(values)
 
         likelihood, gradient = jax.value_and_grad(behaviour_loss)(self.behaviour)
@@ -159,7 +159,7 @@ class EMaQ(Agent):
     def _worth(
         self, critics: Critic, observation: PyTree[Any], actions: Float[Array, "samples batch action"]
     ) -> Float[Array, "samples batch"]:
-        values, low = _values(critics, observation, actions), self.config.pessimism
+        values, low = values_of(critics, observation, actions), self.config.pessimism
         return low * jnp.min(values, 0) + (1 - low) * jnp.max(values, 0)
 
     def _noises(self, key: Key[Array, ""], batch: int) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -178,9 +178,3 @@ class EMaQ(Agent):
 
     def _normalise(self, observation: PyTree[Any]) -> PyTree[Any]:
         return self.observation_norm(observation) if self.config.normalise_observation else observation
-
-
-def _values(
-    critics: Critic, observation: PyTree[Any], actions: Float[Array, "samples batch action"]
-) -> Float[Array, "critics samples batch"]:
-    return eqx.filter_vmap(lambda critic: critic.values(observation, actions))(critics)

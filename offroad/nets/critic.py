@@ -66,3 +66,10 @@ class Critic(eqx.Module):
         shared = self.encoder(self._parts(observation, jnp.zeros_like(actions[0])))
         first = self.head.layers[0]
         return self.head.after_first(linear(first, shared) + actions @ first.weight[:, place].T)[..., 0]
+
+
+def values_of(
+    critics: Critic, observation: PyTree[Any], actions: Float[Array, "samples states action"]
+) -> Float[Array, "critics samples states"]:
+    """`Critic.values` of each of several stacked critics."""
+    return eqx.filter_vmap(lambda critic: critic.values(observation, actions))(critics)
