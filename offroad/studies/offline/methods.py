@@ -79,6 +79,7 @@ ANTS = {
     name: method if name in ("bc", "bc_top", "iql") else changed(method, discount=0.997)
     for name, method in MAZES.items()
 }
+ANTS["bear"] = changed(ANTS["bear"], layer_norm=True)  # as in the pilots of the point maze
 # Rewards of these are dense and stay as they are.
 DENSE = {
     "bc": MAZES["bc"],
