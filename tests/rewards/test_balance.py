@@ -14,8 +14,9 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout
 from offroad.errors import OffroadError
 from offroad.rewards import EIPO, EIPOConfig, IntrinsicReward, Scaling, TwoValuePPO, TwoValuePPOConfig
-from offroad.rewards.balance import _Paid, next_alpha
+from offroad.rewards.balance import next_alpha
 from offroad.rewards.intrinsic import BonusScale
+from offroad.rewards.two_rewards import Paid
 
 PPO = PPOConfig(rollout=64, minibatch=128, epochs=8, hidden=(8,), learning_rate=1e-2, discount=0.0)
 
@@ -85,7 +86,7 @@ def test_the_return_of_the_bonus_does_not_end_with_the_episode():
     rng = np.random.default_rng(0)
     value, following, reward = (jnp.asarray(rng.normal(size=(6, 2)), jnp.float32) for _ in range(3))
     ended = jnp.asarray(rng.random((6, 2)) < 0.5)
-    paid = _Paid(reward, reward, (value,), (following,), ended, ended)
+    paid = Paid(reward, reward, (value,), (following,), ended, ended)
     found = np.asarray(paid.endless_advantage(reward, 0, 0.9, 1.0))
     total = np.asarray(following[-1])  # with lambda 1: the discounted sum, bootstrapped once at the very end
     for t in reversed(range(6)):
@@ -150,6 +151,15 @@ def test_warm_up_leaves_the_policies_alone(make):
     assert tiny.same(first.learner.network, agent.learner.network)
     assert not tiny.same(second.learner.network, agent.learner.network)
     assert first.learner.reward.scale.weight == 0 < second.learner.reward.scale.weight
+
+
+@pytest.mark.parametrize("make", [eipo, two_values])
+def test_new_episodes_know_nothing_of_the_old_ones(make):
+    agent = make()
+    sums = lambda learner: (learner.return_norm.discounted, learner.reward.scale.discounted)  # noqa: E731
+    old = eqx.tree_at(lambda a: sums(a.learner), agent, (jnp.ones(2), jnp.ones(2)))
+    assert not tiny.same(old, agent)
+    assert tiny.same(old.begin_episodes(), agent)
 
 
 def test_memory_is_refused():
