@@ -70,16 +70,16 @@ class TwoValuePPO(Agent):
         learner, extrinsic, intrinsic, metrics = self.learner.pay(batch, ppo, weights, pay_key)
         steps, network = batch.transitions, learner.network
         seen = tuple(learner.normalise(x, ppo) for x in (steps.observation, steps.next_observation))
-        features, paid = read(network, seen, batch, extrinsic, intrinsic)
-        task = paid.advantage(extrinsic, 0, ppo.discount, ppo.gae)
-        bonus = paid.endless_advantage(intrinsic, 1, config.intrinsic_discount, ppo.gae)
+        features, valued = read(network, seen, batch)
+        task = valued.advantage(extrinsic, 0, ppo.discount, ppo.gae)
+        bonus = valued.endless_advantage(intrinsic, 1, config.intrinsic_discount, ppo.gae)
         action = to_policy(self.spaces.action, steps.action)
         sample = Sample(
             seen[0],
             action,
             network.actors[0](features).log_prob(action),
             (task + bonus,),
-            (paid.values[0] + task, paid.values[1] + bonus),
+            (valued.values[0] + task, valued.values[1] + bonus),
             batch.mask.astype(jnp.float32),
         )
         network, state, found = minibatch_epochs(
@@ -168,18 +168,18 @@ class EIPO(Agent):
         learner, extrinsic, intrinsic, metrics = self.learner.pay(batch, ppo, (1.0, 1.0), pay_key)
         steps, network = batch.transitions, learner.network
         seen = tuple(learner.normalise(x, ppo) for x in (steps.observation, steps.next_observation))
-        features, paid = read(network, seen, batch, extrinsic, intrinsic)
+        features, valued = read(network, seen, batch)
 
-        task = paid.advantage(extrinsic, 0, ppo.discount, ppo.gae)
-        mixed_task = paid.advantage(extrinsic, 1, ppo.discount, ppo.gae)
-        mixed_bonus = paid.endless_advantage(intrinsic, 2, config.intrinsic_discount, ppo.gae)
+        task = valued.advantage(extrinsic, 0, ppo.discount, ppo.gae)
+        mixed_task = valued.advantage(extrinsic, 1, ppo.discount, ppo.gae)
+        mixed_bonus = valued.endless_advantage(intrinsic, 2, config.intrinsic_discount, ppo.gae)
         climbed_by_mixed = extrinsic + intrinsic + self.alpha * task  # U_max
         climbed_by_task = (1 + self.alpha) * mixed_task + mixed_bonus - extrinsic - intrinsic  # U_min
         advantages = (
             jnp.where(self.max_stage, task, climbed_by_task),
             jnp.where(self.max_stage, climbed_by_mixed, mixed_task + mixed_bonus),
         )
-        targets = tuple(v + a for v, a in zip(paid.values, (task, mixed_task, mixed_bonus)))
+        targets = tuple(v + a for v, a in zip(valued.values, (task, mixed_task, mixed_bonus)))
         action = to_policy(self.spaces.action, steps.action)
         log_probs = [actor(features).log_prob(action) for actor in network.actors]
         weight = batch.mask.astype(jnp.float32)

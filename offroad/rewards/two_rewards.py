@@ -73,38 +73,50 @@ class Sample(eqx.Module):
     weight: Array
 
 
-class Paid(eqx.Module):
-    """A rollout with both rewards, and what the values of the present network say of it."""
+class Valued(eqx.Module):
+    """A rollout as the values of the present network see it, a tuple entry for each critic."""
 
-    extrinsic: Float[Array, "T N"]
-    intrinsic: Float[Array, "T N"]
     values: tuple[Float[Array, "T N"], ...]
-    following: tuple[Float[Array, "T N"], ...]
+    following: tuple[Float[Array, "T N"], ...]  # of the observation that the action led to, be it a final one
     terminated: Bool[Array, "T N"]
-    ended: Bool[Array, "T N"]
+    truncated: Bool[Array, "T N"]
+    mask: Bool[Array, "T N"]
 
-    def advantage(self, reward: Array, critic: int, discount: float, gae: float) -> Float[Array, "T N"]:
+    def advantage(self, reward: Float[Array, "T N"], critic: int, discount: float, gae: float) -> Float[Array, "T N"]:
         """Of the task's return, which ends with the episode."""
         value, following = self.values[critic], self.following[critic]
-        return generalised_advantages(reward, value, following, self.terminated, self.ended, discount, gae)
+        ended = self.terminated | self.truncated | ~self.mask
+        return generalised_advantages(reward, value, following, self.terminated, ended, discount, gae)
 
-    def endless_advantage(self, reward: Array, critic: int, discount: float, gae: float) -> Float[Array, "T N"]:
-        """Of a return that runs on into the next episode: dying costs what there is to explore, no more."""
-        value = self.values[critic]
-        following = jnp.concatenate([value[1:], self.following[critic][-1:]])
-        never = jnp.zeros_like(self.ended)
-        return generalised_advantages(reward, value, following, never, never, discount, gae)
+    def endless_advantage(
+        self, reward: Float[Array, "T N"], critic: int, discount: float, gae: float
+    ) -> Float[Array, "T N"]:
+        """Of a return that runs on into the next episode: dying costs what there is to explore, no more.
+
+        An episode's last step is followed by the next episode's first observation. The fake step that NEXT_STEP
+        autoreset puts between the two is left out: its observation is the final one of the old episode, and no time
+        passes in it. 0 there.
+        """
+
+        def backwards(later: tuple[Array, Array], now: tuple[Array, ...]) -> tuple[tuple[Array, Array], Array]:
+            reward, value, mask = now
+            following, advantage = later
+            advantage = reward + discount * (following + gae * advantage) - value
+            later = jax.tree.map(lambda new, old: jnp.where(mask, new, old), (value, advantage), later)
+            return later, jnp.where(mask, advantage, 0.0)
+
+        value, following = self.values[critic], self.following[critic]
+        # Where a rollout ends with an episode the next one is not known yet: its final observation stands for it.
+        last = (following[-1], jnp.zeros_like(following[-1]))
+        return jax.lax.scan(backwards, last, (reward, value, self.mask), reverse=True)[1]
 
 
-def read(
-    network: Heads, normalised: tuple[Any, Any], batch: Rollout, extrinsic: Array, intrinsic: Array
-) -> tuple[Array, Paid]:
+def read(network: Heads, normalised: tuple[Any, Any], batch: Rollout) -> tuple[Array, Valued]:
     """Features of the observations, and the rollout with all values."""
     steps = batch.transitions
     features = network.encoder(normalised[0])
     following = network.values(network.encoder(normalised[1]))
-    ended = steps.terminated | steps.truncated | ~batch.mask
-    return features, Paid(extrinsic, intrinsic, network.values(features), following, steps.terminated, ended)
+    return features, Valued(network.values(features), following, steps.terminated, steps.truncated, batch.mask)
 
 
 def standardise(advantage: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
