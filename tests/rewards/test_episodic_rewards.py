@@ -153,7 +153,8 @@ def test_strangers_are_drawn_over_all_of_an_episode_that_is_far():
     now = jnp.asarray(mask), jnp.asarray(episode)
     world, first, second, valid, far = map(np.asarray, training_pairs(config, *now, KEY))
     assert (episode[first, world] == episode[second, world])[valid].all()
-    assert mask[first, world][valid].all() and mask[second, world][valid].all()
+    assert mask[first, world][valid].all()
+    assert mask[second, world][valid].all()
     apart, alone = second - first, valid & (world == 1)
     assert set(apart[valid & ~far]) == {1, 2, 3}
     assert set(apart[alone & far]) == set(range(7, 40))
