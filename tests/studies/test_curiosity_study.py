@@ -6,9 +6,11 @@ import io
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from gymnasium.vector import VectorEnv
 from rich.console import Console
 
+from offroad import train
 from offroad.rewards import Fitting
 from offroad.studies import curiosity
 from offroad.studies.curiosity import claims, doom, exams, platforms, rooms, settings
@@ -34,12 +36,12 @@ def _small(monkeypatch):
         monkeypatch.setitem(settings.BONUSES, name, (kind, dataclasses.replace(config, **options)))
     config = settings.ppo_config
 
-    def tiny(env, eyes, **changes):
+    def small_ppo(env, eyes, **changes):
         return dataclasses.replace(config(env, eyes, **changes), epochs=1, hidden=(8,))
 
     monkeypatch.setattr(settings, "WARM_UP", 1)
-    monkeypatch.setattr(settings, "ppo_config", tiny)
-    monkeypatch.setattr(rooms, "ppo_config", tiny)
+    monkeypatch.setattr(settings, "ppo_config", small_ppo)
+    monkeypatch.setattr(rooms, "ppo_config", small_ppo)
     for kind, options in platforms.LEVELS.items():
         levels = {"train": 0, "test": 1000}[options["levels"]]
         monkeypatch.setitem(platforms.LEVELS, kind, options | {"levels": levels, "max_episode_steps": 30})
@@ -103,6 +105,22 @@ def test_the_maze(tmp_path):
     assert (tmp_path / "figures" / "explorer.gif").stat().st_size < 2e6
     occupied = results.artefact("d1_reachability", "map")
     assert occupied["policy"].sum() > 0 < occupied["blind"].sum()
+
+
+def test_an_explorer_that_is_paid_otherwise_forgets_the_scale_of_the_old_pay():
+    """Policy, values and bonus are those of the explorer; the state of Adam and the scale of the returns are new."""
+    env = rooms.rooms(rooms.EASY, 2)
+    fresh = settings.curious("rnd", env, settings.GRID, 0, 0.0)
+    explorer = train.on_policy(fresh, env, 2 * 2 * settings.ROLLOUT, progress=False).agent
+    agent = doom.reweighed(explorer, 1.0, 0.1)
+    assert (agent.extrinsic, agent.intrinsic) == (1.0, 0.1)
+    for part in ("optimiser_state", "return_norm"):
+        assert not tiny.same(getattr(explorer.agent, part), getattr(fresh.agent, part))
+        assert tiny.same(getattr(agent.agent, part), getattr(fresh.agent, part))
+    for part in ("network", "observation_norm"):
+        assert tiny.same(getattr(agent.agent, part), getattr(explorer.agent, part))
+    assert not tiny.same(explorer.agent.network, fresh.agent.network)
+    assert tiny.same((agent.reward, agent.updates), (explorer.reward, explorer.updates))
 
 
 class Countdown(VectorEnv):

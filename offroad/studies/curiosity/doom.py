@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from offroad.agents import Agent
+from offroad.agents import PPO, Agent
+from offroad.agents.ppo import make_optimiser
 from offroad.envs.doom import ACTIONS
+from offroad.nets.normalise import ReturnNorm
+from offroad.rewards import Curious
 from offroad.studies.curiosity.exams import Blind, Journey, Trained, columns, explore, uniform
 from offroad.studies.curiosity.rooms import EASY, rooms
 from offroad.studies.curiosity.settings import CAMERA, GRID, CuriosityBudget, curious, ppo, require
@@ -168,11 +171,24 @@ def _transferred(name: str, pretrained: bool, seeds: list[int], budget: Curiosit
             if explorer is None:
                 agent = curious("reachability", env, CAMERA, seed, EXTRINSIC, INTRINSIC)
             else:
-                agent = replace(explorer, extrinsic=EXTRINSIC, intrinsic=INTRINSIC)
+                agent = reweighed(explorer, EXTRINSIC, INTRINSIC)
             agent, cost = learn(name, agent, env, budget.ladder, seed, context)
         success = explore(Trained(agent, seed), options, budget.episodes, seed).metrics()["success"]
         rows.append({"success": success, "mean success in training": cost["mean of the curve"]})
     return columns(rows)
+
+
+def reweighed(explorer: Curious, extrinsic: float, intrinsic: float) -> Curious:
+    """The same policy, values and bonus, paid with other weights.
+
+    What PPO knew of the sizes of returns and gradients belongs to the old ones: ten times the old bonus would go on
+    shrinking the vest for hundreds of updates.
+    """
+    agent = explorer.agent
+    assert isinstance(agent, PPO)
+    state = make_optimiser(agent.config).init(agent.network)  # pyright: ignore[reportArgumentType]
+    anew = replace(agent, optimiser_state=state, return_norm=ReturnNorm.create(agent.spaces.num_envs))
+    return replace(explorer, agent=anew, extrinsic=extrinsic, intrinsic=intrinsic)
 
 
 def _without_reward(
