@@ -32,6 +32,7 @@ from offroad.rewards import (
     Sum,
 )
 from offroad.rewards.intrinsic import BonusScale
+from offroad.train.restore import load_agent
 
 SMALL = {"hidden": (8,), "size": 4, "fitting": Fitting(minibatch=16)}
 
@@ -169,6 +170,23 @@ def test_a_run_continues_to_the_bit(tmp_path):
     whole = run(48, tmp_path / "whole")
     run(32, tmp_path / "parts")
     assert tiny.same(run(48, tmp_path / "parts", resume=True), whole)
+
+
+def test_the_agent_inside_comes_back_without_its_bonus(tmp_path):
+    """From its run alone, whatever the reward: bonus and memories stay unread."""
+    env = tiny.cheetah(2)
+    spaces = Spaces.of(env)
+    agent = Curious(tiny.ppo(env), rnd(spaces) + E3B.create(spaces, E3BConfig(**SMALL), KEY))
+    trained = train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False).agent
+    assert tiny.same(load_agent(tmp_path / "run"), trained.agent)
+    assert tiny.same(load_agent(tmp_path / "run", like=agent), trained)
+
+
+def test_the_agent_inside_of_a_compiled_run_comes_back(tmp_path):
+    env = jax_envs.point(4)
+    agent = Curious(tiny.ppo(env), rnd(Spaces.of(env)))
+    trained = train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False).agent
+    assert tiny.same(load_agent(tmp_path / "run"), trained.agent)
 
 
 def tired(agent, reward, wrap):
