@@ -127,8 +127,9 @@ def test_alpha_goes_down_the_lagrangian_and_stays_positive():
 
 
 def test_alpha_rises_where_exploring_harms_the_task_and_falls_where_it_serves_it():
-    alphas = [trained(eipo(pay_for, alpha_learning_rate=1.0), 3)[0].alpha for pay_for in (0, 1)]
-    assert alphas[0] < 0.5 < alphas[1]
+    alphas = [trained(eipo(pay_for), 5)[0].alpha for pay_for in (0, 1)]  # three max stages
+    assert alphas[0] < 0.4
+    assert alphas[1] > 0.6
 
 
 def test_eipo_delivers_the_policy_of_the_task():

@@ -159,6 +159,13 @@ def test_blind_policies_draw_their_frequencies():
     np.testing.assert_allclose(share, [0.7, 0, 0.3], atol=0.02)
 
 
+def test_the_budget_lets_eipo_change_its_mind():
+    """In a tenth of its max stages alpha can fall to 0 or double."""
+    budget, config = curiosity.STUDY.profiles["cpu"], rooms.EIPOConfig()
+    updates = budget.balance // (settings.ROLLOUT * budget.worlds) - settings.WARM_UP
+    assert 0.1 * (updates // 2) * config.alpha_learning_rate * config.alpha_clip > config.alpha
+
+
 def test_what_eipo_delivers_is_the_policy_for_the_task():
     env = rooms.rooms(rooms.EASY, 2)
     agent = rooms.EIPO.create(
