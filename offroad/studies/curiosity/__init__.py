@@ -60,7 +60,7 @@ for start, cost in {"d2_": 5, "d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
     SHARES |= {name: cost for name in ARMS if name.startswith(start)}
 SHARES |= {
     "d1_random": 0.2,
-    "d1_ranking": 0.1,
+    "d1_ranking": 0.2,
     "d1_scaled": 0.05,
     "d4_as_is": 0.1,
     "d6_random": 0.01,
