@@ -10,14 +10,18 @@ from pathlib import Path
 
 import gymnasium as gym
 import imageio.v3 as imageio
+import jax
 import jaxtyping
 import numpy as np
 import pytest
 
 import offroad
-from offroad import cli
+from offroad import cli, train
+from offroad.agents import PPO, PPOConfig
 from offroad.cli.parsing import env_options
+from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
+from offroad.rewards import RND, Curious, RNDConfig
 from offroad.tasks.demonstrations import Demonstrations
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
@@ -101,6 +105,23 @@ def test_playing_writes_a_video(run, capsys):
     assert frames[5][:, 50:60].mean() > 200 > 50 > frames[5][:, :40].mean()
 
 
+def test_a_run_with_a_bonus_is_played_and_exported(tmp_path, capsys):
+    """The command line makes no such runs, but shows the agent inside of them."""
+    env = offroad.make_vec("Corridor-v0", 2)
+    spaces, key = Spaces.of(env), jax.random.key(0)
+    ppo = PPO.create(spaces, PPOConfig(rollout=16, minibatch=32, hidden=(8,)), key)
+    agent = Curious(ppo, RND.create(spaces, RNDConfig(hidden=(8,), size=4), key))
+    train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False)
+    assert cli.main(["play", str(tmp_path / "run"), "--episodes", "1"]) == 0
+    assert "episode 1: return " in capsys.readouterr().out
+    jaxtyping.config.update("jaxtyping_disable", True)  # see test_export
+    try:
+        assert cli.main(["export", str(tmp_path / "run")]) == 0
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+    assert "curious trained in Corridor-v0" in (tmp_path / "run" / "export" / "policy.py").read_text()
+
+
 def test_playing_where_nothing_can_be_drawn(run, capsys):
     assert cli.main(["play", str(run), "--window"]) == 2
     assert "'Corridor-v0' cannot draw itself as 'human', only as rgb_array" in capsys.readouterr().err
@@ -126,6 +147,21 @@ def test_options_are_json_or_text():
         "start": 10, "textures": "held-out", "levels": [0, 1], "mirror": True, "rom": "a=b.nes", "angle": None,
         "look": "",
     }  # fmt: skip
+
+
+def test_a_rom_is_named_by_its_path(tmp_path, capsys):
+    """One error for each mistake, whichever command is told of the ROM."""
+    wrong = tmp_path / "game.nes"
+    wrong.write_bytes(b"NES")
+    mario = ["train", "ppo", "--env", "offroad/Mario-v0"]
+    for rom, message in (("none.nes", "there is no ROM at"), ("game.nes", "SHA-256")):
+        assert cli.main([*mario, "--rom", str(tmp_path / rom)]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert str(tmp_path / rom) in said
+        assert said.count("\n") == 1
+    assert cli.main(["train", "ppo", "--env", "Corridor-v0", "--rom", str(wrong)]) == 2
+    assert "environment 'Corridor-v0' has no option 'rom'" in capsys.readouterr().err
 
 
 def test_options_that_makers_pass_on_are_named():

@@ -55,6 +55,13 @@ class Agent(eqx.Module):
         """The policy's memory at the start of an episode, one row an environment; `()` for memoryless policies."""
         return ()
 
+    def begin_episodes(self) -> "Agent":
+        """The same agent when all environments were reset: what it keeps of their present episodes is forgotten.
+
+        Trainers of rollouts call it; in a batch from a replay no step follows another.
+        """
+        return self
+
 
 def stacked(agents: Sequence[Learner]) -> Learner:
     """Agents, or other learners, of one shape as a single pytree with a leading axis: one compiled call trains all of

@@ -142,6 +142,9 @@ class PPO(Agent):
     def initial_memory(self, num_envs: int) -> PyTree[Any]:
         return () if self.network.core is None else self.network.core.initial(num_envs)
 
+    def begin_episodes(self) -> "PPO":
+        return replace(self, return_norm=self.return_norm.begin())
+
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()
     ) -> tuple[Array, PyTree[Any]]:

@@ -70,6 +70,9 @@ class ResidualPolicy(Agent):
     def initial_memory(self, num_envs: int) -> PyTree[Any]:
         return self.learner.initial_memory(num_envs)
 
+    def begin_episodes(self) -> "ResidualPolicy":
+        return replace(self, learner=self.learner.begin_episodes())
+
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()
     ) -> tuple[Float[Array, "batch action"], PyTree[Any]]:

@@ -86,11 +86,13 @@ class Play:
     """Other seeds, other episodes."""
     env_options: EnvOptions = ()
     """An option of the environment that is to differ from training, such as textures=held-out; may be repeated."""
+    rom: Path | None = None
+    """A ROM that you own, for offroad/Mario-v0, where it is not the one of the training."""
 
     def run(self) -> int:
         from offroad.play import play
 
-        options = env_options(self.env_options)
+        options = env_options(self.env_options, self.rom)
         video, returns = play(self.run_folder, self.episodes, self.window, self.seed, options)
         for i, value in enumerate(returns, 1):
             print(f"episode {i}: return {value:.6g}")

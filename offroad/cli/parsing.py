@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -37,9 +38,9 @@ Whole = Annotated[
 EnvOptions = Annotated[tuple[str, ...], UseAppendAction, tyro.conf.arg(name="env-option", metavar="KEY=VALUE")]
 
 
-def env_options(words: tuple[str, ...]) -> dict[str, Any]:
+def env_options(words: tuple[str, ...], rom: str | Path | None = None) -> dict[str, Any]:
     """`start=sparse mirror=true levels=[0,1]` as keyword arguments: JSON where the value is JSON, else text."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if rom is None else {"rom": str(rom)}
     for word in words:
         name, equals, text = word.partition("=")
         if not (name.isidentifier() and equals):

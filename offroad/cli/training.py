@@ -27,6 +27,8 @@ class Train:
     """Environment id, of this library or of Gymnasium."""
     env_options: EnvOptions = ()
     """An option of the environment, such as start=sparse; may be repeated. Values are JSON or text."""
+    rom: Path | None = None
+    """A ROM that you own, for offroad/Mario-v0."""
     steps: Whole = 1_000_000
     """Environment steps, summed over all copies; 1e6 and 1_000_000 work too."""
     num_envs: int = 1
@@ -61,7 +63,7 @@ class Train:
                 "lower the one or raise the other"
             )
         out = self.out or Path("runs") / f"{self.env.replace('/', '-')}-{self.agent}-{self.seed}"
-        options_of_env = env_options(self.env_options)
+        options_of_env = env_options(self.env_options, self.rom)
         env, eval_env = (make_vec(self.env, n, **options_of_env) for n in (self.num_envs, self.eval_episodes))
         agent = AGENTS[self.agent][0].create(Spaces.of(env), config, jax.random.key(self.seed))
         tenth = max(self.steps // 10, 1)
@@ -256,7 +258,9 @@ def _is_compiled(argv: list[str]) -> bool:
     from offroad import make_vec
     from offroad.train.collect import is_compiled
 
-    options = env_options(tuple(word for name, word in pairwise(words) if name == "--env-option"))
+    pairs = list(pairwise(words))
+    rom = dict(pairs).get("--rom")
+    options = env_options(tuple(word for name, word in pairs if name == "--env-option"), rom)
     env = make_vec(words[words.index("--env") + 1], **options)
     env.close()
     return is_compiled(env)

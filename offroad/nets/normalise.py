@@ -1,5 +1,6 @@
 """Running statistics that bring observations and rewards to unit scale: pytrees of arrays, updated into new ones."""
 
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -88,6 +89,10 @@ class ReturnNorm(eqx.Module):
     @property
     def scale(self) -> Float[Array, ""]:
         return jax.lax.rsqrt(self.moments.var + EPSILON)
+
+    def begin(self) -> "ReturnNorm":
+        """The same scale at the first step of all environments."""
+        return replace(self, discounted=jnp.zeros_like(self.discounted))
 
     def update(
         self,

@@ -14,189 +14,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from offroad.agents.agent import Agent
-from offroad.agents.ppo import (
-    PPOConfig,
-    clipped_surrogate,
-    generalised_advantages,
-    head_of,
-    make_optimiser,
-    minibatch_epochs,
-    to_env,
-    to_policy,
-)
+from offroad.agents.ppo import PPOConfig, clipped_surrogate, minibatch_epochs, to_env, to_policy
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout
-from offroad.errors import OffroadError
-from offroad.nets.distributions import Categorical, Normal
-from offroad.nets.encoder import Encoder
-from offroad.nets.mlp import MLP
-from offroad.nets.normalise import ObservationNorm, ReturnNorm
-from offroad.rewards.curious import rewards_paid
-from offroad.rewards.intrinsic import IntrinsicReward, Sum
-
-
-class Actor(eqx.Module):
-    head: MLP
-    log_std: Float[Array, " action"]  # empty for discrete actions
-
-    def __call__(self, features: Float[Array, "*batch size"]) -> Normal | Categorical:
-        out = self.head(features)
-        return Normal(out, jnp.broadcast_to(self.log_std, out.shape)) if self.log_std.size else Categorical(out)
-
-
-class Heads(eqx.Module):
-    """Policies and value functions on a shared encoder."""
-
-    encoder: Encoder
-    actors: tuple[Actor, ...]
-    critics: tuple[MLP, ...]
-
-    @classmethod
-    def create(cls, spaces: Spaces, config: PPOConfig, actors: int, critics: int, key: Key[Array, ""]) -> "Heads":
-        for option in ("recurrent", "critic_only"):
-            if getattr(config, option):
-                raise OffroadError(
-                    f"{option} is {getattr(config, option)}, which learners with several value heads do not have; use "
-                    "Curious(PPO.create(...), reward)"
-                )
-        outputs, log_std = head_of(spaces, config)
-        encoder_key, *keys = jax.random.split(key, 1 + actors + critics)
-        encoder = config.encoder.build(spaces.observation, encoder_key)
-
-        def mlp(hidden: tuple[int, ...], out: int, scale: float, key: Key[Array, ""]) -> MLP:
-            return MLP((encoder.size, *hidden, out), key=key, activation=config.activation, final_scale=scale)
-
-        critic_hidden = config.critic_hidden or config.hidden
-        return cls(
-            encoder,
-            tuple(Actor(mlp(config.hidden, outputs, 0.01, k), log_std) for k in keys[:actors]),
-            tuple(mlp(critic_hidden, 1, 1.0, k) for k in keys[actors:]),
-        )
-
-    def values(self, features: Float[Array, "*batch size"]) -> tuple[Float[Array, "*batch"], ...]:
-        return tuple(critic(features)[..., 0] for critic in self.critics)
-
-
-class _Sample(eqx.Module):
-    """What the losses need of each step, `[1, steps, ...]`. Advantages, targets and their weights: one a head."""
-
-    observation: PyTree[Any]
-    action: Array
-    log_prob: Array  # of the policy that acted
-    advantages: tuple[Array, ...]
-    targets: tuple[Array, ...]
-    weight: Array
-
-
-class _Paid(eqx.Module):
-    """A rollout with both rewards, and what the values of the present network say of it."""
-
-    extrinsic: Float[Array, "T N"]
-    intrinsic: Float[Array, "T N"]
-    values: tuple[Float[Array, "T N"], ...]
-    following: tuple[Float[Array, "T N"], ...]
-    terminated: Bool[Array, "T N"]
-    ended: Bool[Array, "T N"]
-
-    def advantage(self, reward: Array, critic: int, discount: float, gae: float) -> Float[Array, "T N"]:
-        """Of the task's return, which ends with the episode."""
-        value, following = self.values[critic], self.following[critic]
-        return generalised_advantages(reward, value, following, self.terminated, self.ended, discount, gae)
-
-    def endless_advantage(self, reward: Array, critic: int, discount: float, gae: float) -> Float[Array, "T N"]:
-        """Of a return that runs on into the next episode: dying costs what there is to explore, no more."""
-        value = self.values[critic]
-        following = jnp.concatenate([value[1:], self.following[critic][-1:]])
-        never = jnp.zeros_like(self.ended)
-        return generalised_advantages(reward, value, following, never, never, discount, gae)
-
-
-def _read(
-    network: Heads, normalised: tuple[Any, Any], batch: Rollout, extrinsic: Array, intrinsic: Array
-) -> tuple[Array, _Paid]:
-    """Features of the observations, and the rollout with all values."""
-    steps = batch.transitions
-    features = network.encoder(normalised[0])
-    following = network.values(network.encoder(normalised[1]))
-    ended = steps.terminated | steps.truncated | ~batch.mask
-    return features, _Paid(extrinsic, intrinsic, network.values(features), following, steps.terminated, ended)
-
-
-def _standardise(advantage: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    mean = _mean(advantage, weight)
-    return (advantage - mean) / (jnp.sqrt(_mean(jnp.square(advantage - mean), weight)) + 1e-8)
-
-
-def _mean(x: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, ""]:
-    return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1)
-
-
-def _in_one_row(sample: _Sample) -> _Sample:
-    return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), sample)
-
-
-class Learner(eqx.Module):
-    """What both learners hold and do alike."""
-
-    network: Heads
-    optimiser_state: PyTree[Array]
-    observation_norm: ObservationNorm
-    return_norm: ReturnNorm
-    reward: IntrinsicReward | Sum
-    updates: Int[Array, ""]
-
-    @classmethod
-    def create(
-        cls,
-        spaces: Spaces,
-        config: PPOConfig,
-        reward: IntrinsicReward | Sum,
-        actors: int,
-        critics: int,
-        key: Key[Array, ""],
-    ) -> "Learner":
-        network = Heads.create(spaces, config, actors, critics, key)
-        return cls(
-            network=network,
-            optimiser_state=make_optimiser(config).init(network),  # pyright: ignore[reportArgumentType]
-            observation_norm=ObservationNorm.create(spaces.observation),
-            return_norm=ReturnNorm.create(spaces.num_envs),
-            reward=reward,
-            updates=jnp.zeros((), jnp.int32),
-        )
-
-    def normalise(self, observation: PyTree[Any], config: PPOConfig) -> PyTree[Any]:
-        return self.observation_norm(observation) if config.normalise_observation else observation
-
-    def pay(
-        self, batch: Rollout, config: PPOConfig, weights: tuple[float | int, float | int], key: Key[Array, ""]
-    ) -> tuple["Learner", Array, Array, dict[str, Array]]:
-        """Both rewards of a rollout at unit scale, times their weights, and a bonus that has learnt from it."""
-        steps = batch.transitions
-        pay_key, reward_key = jax.random.split(key)
-        bonus, reward = self.reward.pay(steps, batch.mask, pay_key)
-        reward, found = reward.update(steps, batch.mask, reward_key)
-        done = steps.terminated | steps.truncated
-        return_norm = self.return_norm.update(steps.reward, done, config.discount, batch.mask)
-        scaled = jnp.clip(steps.reward * return_norm.scale, -10, 10) if config.normalise_reward else steps.reward
-        extrinsic, intrinsic = weights[0] * scaled, weights[1] * bonus
-        metrics = {f"intrinsic/{name}": value for name, value in found.items()}
-        metrics |= rewards_paid(extrinsic, intrinsic, batch.mask)
-        return replace(self, reward=reward, return_norm=return_norm), extrinsic, intrinsic, metrics
-
-    def finish(
-        self, network: Heads, state: PyTree[Array], batch: Rollout, config: PPOConfig, warm_up: int
-    ) -> "Learner":
-        """After an update's epochs. In the first `warm_up` updates the policy stays as it is."""
-        norm = self.observation_norm.update(batch.transitions.observation, batch.mask)
-        new = (network, state, norm, self.reward)
-        old = (self.network, self.optimiser_state, self.observation_norm, self.reward.forget_scale())
-        network, state, norm, reward = jax.tree.map(lambda a, b: jnp.where(self.updates >= warm_up, a, b), new, old)
-        learner = replace(self, network=network, optimiser_state=state, observation_norm=norm, reward=reward)
-        return replace(learner, updates=self.updates + 1)
+from offroad.rewards.intrinsic import IntrinsicReward, Sum, weighted_mean
+from offroad.rewards.two_rewards import Heads, Learner, Sample, in_one_row, read, standardise
 
 
 @dataclass(frozen=True)
@@ -235,6 +60,9 @@ class TwoValuePPO(Agent):
         policy = network.actors[0](network.encoder(self.learner.normalise(observation, self.config.ppo)))
         return to_env(self.spaces.action, policy.mode() if key is None else policy.sample(key)), ()
 
+    def begin_episodes(self) -> "TwoValuePPO":
+        return replace(self, learner=self.learner.begin_episodes())
+
     def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple["TwoValuePPO", dict[str, Float[Array, ""]]]:
         batch, config, ppo = jax.tree.map(jnp.asarray, batch), self.config, self.config.ppo
         pay_key, epochs_key = jax.random.split(key)
@@ -242,36 +70,36 @@ class TwoValuePPO(Agent):
         learner, extrinsic, intrinsic, metrics = self.learner.pay(batch, ppo, weights, pay_key)
         steps, network = batch.transitions, learner.network
         seen = tuple(learner.normalise(x, ppo) for x in (steps.observation, steps.next_observation))
-        features, paid = _read(network, seen, batch, extrinsic, intrinsic)
-        task = paid.advantage(extrinsic, 0, ppo.discount, ppo.gae)
-        bonus = paid.endless_advantage(intrinsic, 1, config.intrinsic_discount, ppo.gae)
+        features, valued = read(network, seen, batch)
+        task = valued.advantage(extrinsic, 0, ppo.discount, ppo.gae)
+        bonus = valued.endless_advantage(intrinsic, 1, config.intrinsic_discount, ppo.gae)
         action = to_policy(self.spaces.action, steps.action)
-        sample = _Sample(
+        sample = Sample(
             seen[0],
             action,
             network.actors[0](features).log_prob(action),
             (task + bonus,),
-            (paid.values[0] + task, paid.values[1] + bonus),
+            (valued.values[0] + task, valued.values[1] + bonus),
             batch.mask.astype(jnp.float32),
         )
         network, state, found = minibatch_epochs(
-            self._loss, network, learner.optimiser_state, _in_one_row(sample), (), epochs_key, ppo
+            self._loss, network, learner.optimiser_state, in_one_row(sample), (), epochs_key, ppo
         )
         learner = learner.finish(network, state, batch, ppo, config.warm_up)
         return replace(self, learner=learner), metrics | found
 
-    def _loss(self, network: Heads, sample: _Sample, memory: Any) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def _loss(self, network: Heads, sample: Sample, memory: Any) -> tuple[Float[Array, ""], dict[str, Array]]:
         ppo = self.config.ppo
         features = network.encoder(sample.observation)
         policy = network.actors[0](features)
         ratio = jnp.exp(policy.log_prob(sample.action) - sample.log_prob)
-        advantage = _standardise(sample.advantages[0], sample.weight)
-        policy_loss = -_mean(clipped_surrogate(ratio, advantage, ppo.clip), sample.weight)
+        advantage = standardise(sample.advantages[0], sample.weight)
+        policy_loss = -weighted_mean(clipped_surrogate(ratio, advantage, ppo.clip), sample.weight)
         errors = [
-            _mean(jnp.square(value - target), sample.weight)
+            weighted_mean(jnp.square(value - target), sample.weight)
             for value, target in zip(network.values(features), sample.targets)
         ]
-        entropy = _mean(policy.entropy(), sample.weight)
+        entropy = weighted_mean(policy.entropy(), sample.weight)
         loss = policy_loss + ppo.value_weight * sum(errors) - ppo.entropy * entropy
         found = {"policy_loss": policy_loss, "value_loss": errors[0], "bonus_value_loss": errors[1]}
         return loss, found | {"entropy": entropy}
@@ -279,12 +107,17 @@ class TwoValuePPO(Agent):
 
 @dataclass(frozen=True)
 class EIPOConfig:
-    """Defaults of `alpha`, its rate and its clip are those of the official experiments; the rest is ours."""
+    """The first `alpha` is that of the official experiments; the rest is ours.
+
+    They move alpha by at most 0.001 in a max stage (four steps with rate 0.005 and clip 0.05), which takes hundreds of
+    these stages from 0.5 to 0. Here it is at most 0.1, as short runs have a hundred of them: half a million steps in
+    rollouts of 2048. Clipped steps are small steps: the gain of one rollout is mostly noise.
+    """
 
     ppo: PPOConfig = field(default_factory=PPOConfig)
     alpha: float = 0.5  # the multiplier at first
-    alpha_learning_rate: float = 0.005
-    alpha_clip: float = 0.05  # of the difference of returns that alpha learns from, in units of normalised reward
+    alpha_learning_rate: float = 10.0
+    alpha_clip: float = 0.01  # of the difference of returns that alpha learns from, in units of normalised reward
     intrinsic_discount: float = 0.99
     warm_up: int = 0  # updates at first in which only the bonus learns
 
@@ -331,37 +164,40 @@ class EIPO(Agent):
         action = jnp.where(self.max_stage, task.sample(key), mixed.sample(key))
         return to_env(self.spaces.action, action), ()
 
+    def begin_episodes(self) -> "EIPO":
+        return replace(self, learner=self.learner.begin_episodes())
+
     def update(self, batch: Rollout, key: Key[Array, ""]) -> tuple["EIPO", dict[str, Float[Array, ""]]]:
         batch, config, ppo = jax.tree.map(jnp.asarray, batch), self.config, self.config.ppo
         pay_key, epochs_key = jax.random.split(key)
         learner, extrinsic, intrinsic, metrics = self.learner.pay(batch, ppo, (1.0, 1.0), pay_key)
         steps, network = batch.transitions, learner.network
         seen = tuple(learner.normalise(x, ppo) for x in (steps.observation, steps.next_observation))
-        features, paid = _read(network, seen, batch, extrinsic, intrinsic)
+        features, valued = read(network, seen, batch)
 
-        task = paid.advantage(extrinsic, 0, ppo.discount, ppo.gae)
-        mixed_task = paid.advantage(extrinsic, 1, ppo.discount, ppo.gae)
-        mixed_bonus = paid.endless_advantage(intrinsic, 2, config.intrinsic_discount, ppo.gae)
+        task = valued.advantage(extrinsic, 0, ppo.discount, ppo.gae)
+        mixed_task = valued.advantage(extrinsic, 1, ppo.discount, ppo.gae)
+        mixed_bonus = valued.endless_advantage(intrinsic, 2, config.intrinsic_discount, ppo.gae)
         climbed_by_mixed = extrinsic + intrinsic + self.alpha * task  # U_max
         climbed_by_task = (1 + self.alpha) * mixed_task + mixed_bonus - extrinsic - intrinsic  # U_min
         advantages = (
             jnp.where(self.max_stage, task, climbed_by_task),
             jnp.where(self.max_stage, climbed_by_mixed, mixed_task + mixed_bonus),
         )
-        targets = tuple(v + a for v, a in zip(paid.values, (task, mixed_task, mixed_bonus)))
+        targets = tuple(v + a for v, a in zip(valued.values, (task, mixed_task, mixed_bonus)))
         action = to_policy(self.spaces.action, steps.action)
         log_probs = [actor(features).log_prob(action) for actor in network.actors]
         weight = batch.mask.astype(jnp.float32)
         log_prob = jnp.where(self.max_stage, *log_probs)
-        sample = _Sample(seen[0], action, log_prob, advantages, targets, weight)
+        sample = Sample(seen[0], action, log_prob, advantages, targets, weight)
         network, state, found = minibatch_epochs(
-            self._loss, network, learner.optimiser_state, _in_one_row(sample), (), epochs_key, ppo
+            self._loss, network, learner.optimiser_state, in_one_row(sample), (), epochs_key, ppo
         )
 
         # How much better than pi_E is the new pi_EI on the task, by pi_E's own data? Known after max stages only.
         new = network.actors[1](network.encoder(seen[0])).log_prob(action)
         # Less the advantage itself, whose mean is 0 for a perfect value: a policy that stays put gains nothing.
-        gain = _mean(clipped_surrogate(jnp.exp(new - log_prob), task, ppo.clip) - task, weight)
+        gain = weighted_mean(clipped_surrogate(jnp.exp(new - log_prob), task, ppo.clip) - task, weight)
         gain = jnp.clip(gain, -config.alpha_clip, config.alpha_clip)
         acting = self.max_stage & (learner.updates >= config.warm_up)
         alpha = jnp.where(acting, next_alpha(self.alpha, gain, config.alpha_learning_rate), self.alpha)
@@ -369,7 +205,7 @@ class EIPO(Agent):
         metrics |= found | {"alpha": alpha, "task_gain": jnp.where(self.max_stage, gain, 0.0)}
         return replace(self, learner=learner, alpha=alpha, max_stage=~self.max_stage), metrics
 
-    def _loss(self, network: Heads, sample: _Sample, memory: Any) -> tuple[Float[Array, ""], dict[str, Array]]:
+    def _loss(self, network: Heads, sample: Sample, memory: Any) -> tuple[Float[Array, ""], dict[str, Array]]:
         """The clipped objectives of both policies, and the values of the one that acted."""
         ppo, weight = self.config.ppo, sample.weight
         features = network.encoder(sample.observation)
@@ -377,9 +213,9 @@ class EIPO(Agent):
         for actor, advantage in zip(network.actors, sample.advantages):
             policy = actor(features)
             ratio = jnp.exp(policy.log_prob(sample.action) - sample.log_prob)
-            losses.append(-_mean(clipped_surrogate(ratio, _standardise(advantage, weight), ppo.clip), weight))
-            entropies.append(_mean(policy.entropy(), weight))
-        errors = [_mean(jnp.square(v - t), weight) for v, t in zip(network.values(features), sample.targets)]
+            losses.append(-weighted_mean(clipped_surrogate(ratio, standardise(advantage, weight), ppo.clip), weight))
+            entropies.append(weighted_mean(policy.entropy(), weight))
+        errors = [weighted_mean(jnp.square(v - t), weight) for v, t in zip(network.values(features), sample.targets)]
         value_loss = jnp.where(self.max_stage, errors[0], errors[1] + errors[2])
         loss = sum(losses) + ppo.value_weight * value_loss - ppo.entropy * sum(entropies)
         return jnp.asarray(loss), {

@@ -79,6 +79,9 @@ class Curious(Agent):
     def initial_memory(self, num_envs: int) -> PyTree[Any]:
         return self.agent.initial_memory(num_envs)
 
+    def begin_episodes(self) -> "Curious":
+        return replace(self, agent=self.agent.begin_episodes(), reward=self.reward.begin(self.reward.spaces.num_envs))
+
     def act(
         self, observation: PyTree[Any], key: Key[Array, ""] | None = None, memory: PyTree[Any] = ()
     ) -> tuple[PyTree[Any], PyTree[Any]]:

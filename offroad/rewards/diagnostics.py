@@ -84,22 +84,24 @@ def rank_on_episodes(
     """Which policy would a bonus breed? The intrinsic return per episode of recorded episodes, in seconds.
 
     `episodes` are those of a few policies by name (say "explorer", "circling", "spinning" and, first of all,
-    "random"), each a `Transition` with leaves `[length, ...]`. **Returns:** for every reward the mean return of each
-    policy divided by that of the first one. A bonus that pays circling or spinning more than travelling will breed just
-    that. Rewards are used as they are: fit them first, on other episodes. Policies whose episodes are longer earn more;
-    compare episodes of one length.
+    "random"), each a `Transition` with leaves `[length, ...]`. **Returns:** for every reward by how much each policy's
+    mean return is above that of the first one, in standard deviations of the returns of all episodes: whatever their
+    sign and scale, what stands higher is paid more. All are 0 where all episodes are paid alike. A bonus that pays
+    circling or spinning more than travelling will breed just that. Rewards are used as they are: fit them first, on
+    other episodes. Policies whose episodes are longer earn more; compare episodes of one length.
     """
     key = jax.random.key(0) if key is None else key
     appraise = jax.jit(lambda reward, steps, mask, key: reward.appraise(steps, mask, key))
     table: dict[str, dict[str, float]] = {}
     for name, reward in rewards.items():
-        returns: dict[str, float] = {}
+        returns = {}
         for policy, recorded in episodes.items():
             steps, mask = _side_by_side(recorded, policy)
-            bonus = appraise(reward.begin(len(recorded)), steps, mask, key)
-            returns[policy] = float(np.asarray(bonus).sum()) / len(recorded)
-        first = next(iter(returns.values()))
-        table[name] = {policy: value / first if first else float("nan") for policy, value in returns.items()}
+            returns[policy] = np.asarray(appraise(reward.begin(len(recorded)), steps, mask, key), float).sum(0)
+        first, deviation = next(iter(returns.values())).mean(), np.concatenate(list(returns.values())).std()
+        table[name] = {
+            policy: float((found.mean() - first) / deviation) if deviation else 0.0 for policy, found in returns.items()
+        }
     return table
 
 

@@ -268,6 +268,6 @@ class Fitting:
         return model, state, jax.tree.map(jnp.mean, metrics)
 
 
-def weighted_mean(x: Float[Array, " batch"], weight: Float[Array, " batch"]) -> Float[Array, ""]:
+def weighted_mean(x: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, ""]:
     """The mean over what has weight; 0 where nothing has."""
     return jnp.sum(x * weight) / jnp.maximum(jnp.sum(weight), 1e-8)

@@ -183,33 +183,50 @@ class Reachability(IntrinsicReward):
 
     def _loss(self, model: Embedding, steps: Transition, mask: Array, episode: Array, key: Key[Array, ""]) -> Array:
         """Contrastive: which of the batch's partners is mine? Comparator: near or far?"""
-        config, (time, num_envs) = self.config, mask.shape
-        pairs = config.fitting.minibatch
-        keys = jax.random.split(key, 4)
-        world = jax.random.randint(keys[0], (pairs,), 0, num_envs)
-        first = jax.random.randint(keys[1], (pairs,), 0, time)
-        apart = jax.random.randint(keys[2], (pairs,), 1, config.window + 1)
-        far = jnp.zeros(pairs, bool)
-        if config.kind == "comparator":
-            far = jax.random.bernoulli(keys[3], 0.5, (pairs,))
-            apart = jnp.where(far, apart + config.gap * config.window, apart)
-        second = jnp.minimum(first + apart, time - 1)
-        # Pairs that reach into another episode, or past the rollout, count for nothing.
-        valid = (episode[first, world] == episode[second, world]) & (second == first + apart)
-        weight = (valid & mask[first, world] & mask[second, world]).astype(jnp.float32)
+        config = self.config
+        world, first, second, valid, far = training_pairs(config, mask, episode, key)
+        weight = valid.astype(jnp.float32)
         one, other = (
             self._raw(model, jax.tree.map(lambda x: x[t, world], steps.observation))  # noqa: B023
             for t in (first, second)
         )
         if model.comparator is not None:
             logit = model.comparator(jnp.concatenate([one, other], -1))[..., 0]
-            return weighted_mean(jax.nn.softplus(jnp.where(far, logit, -logit)), weight)
+            loss = jax.nn.softplus(jnp.where(far, logit, -logit))
+            # Both kinds count alike, however many of their pairs were valid.
+            return (weighted_mean(loss, weight * ~far) + weighted_mean(loss, weight * far)) / 2
         logits = one @ other.T / config.temperature + jnp.where(weight > 0, 0.0, -1e9)
         return weighted_mean(-jnp.diagonal(jax.nn.log_softmax(logits)), weight)
 
     def _raw(self, model: Embedding, observation: PyTree[Any]) -> Float[Array, "*batch size"]:
         z = model.features(self.view(observation))
         return _unit(z) if self.config.kind == "contrastive" else z
+
+
+def training_pairs(
+    config: ReachabilityConfig, mask: Bool[Array, "T N"], episode: Int[Array, "T N"], key: Key[Array, ""]
+) -> tuple[
+    Int[Array, " pairs"], Int[Array, " pairs"], Int[Array, " pairs"], Bool[Array, " pairs"], Bool[Array, " pairs"]
+]:
+    """Pairs of steps of one episode, the earlier one first, as a memory is older than what is held against it.
+
+    Neighbours are 1 to `window` steps apart. For the comparator half of the pairs are strangers, drawn over all of the
+    episode that is more than `gap` windows away. None is of two episodes: these may well begin in one place.
+
+    **Returns:** worlds, earlier and later times, which pairs are valid (two real steps, of one episode, as far apart as
+    asked), and which are strangers.
+    """
+    (time, num_envs), pairs = mask.shape, config.fitting.minibatch
+    keys = jax.random.split(key, 5)
+    world = jax.random.randint(keys[0], (pairs,), 0, num_envs)
+    one = jax.random.randint(keys[1], (pairs,), 0, time)
+    near = one + jax.random.randint(keys[2], (pairs,), 1, config.window + 1)
+    far = jax.random.bernoulli(keys[3], 0.5 if config.kind == "comparator" else 0.0, (pairs,))
+    other = jnp.where(far, jax.random.randint(keys[4], (pairs,), 0, time), near)
+    first, second = jnp.minimum(one, other), jnp.minimum(jnp.maximum(one, other), time - 1)
+    apart = jnp.where(far, second - first > config.gap * config.window, near < time)
+    valid = apart & (episode[first, world] == episode[second, world]) & mask[first, world] & mask[second, world]
+    return world, first, second, valid, far
 
 
 def _unit(x: Float[Array, "*batch size"]) -> Float[Array, "*batch size"]:

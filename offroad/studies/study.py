@@ -86,7 +86,7 @@ class Results:
     folder: Path
     published: Sequence[Published] = ()
     config: dict[str, Any] = field(default_factory=dict)
-    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # {arm: {"seeds", "metrics", "commit", "wall_s"}}
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)  # {arm: {"seeds", "metrics", "commit", ...}}
     claims: list[Claim] = field(default_factory=list)
     commit: str = ""
     machine: str = ""
@@ -108,6 +108,13 @@ class Results:
     def iqm(self, arm: str, metric: str) -> float:
         """The interquartile mean over seeds."""
         return iqm(self.values(arm, metric))
+
+    def curve(self, arm: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of a curve that the arm left under that name."""
+        found = self.arms.get(arm, {}).get("curves", {})
+        if name not in found:
+            raise NotRun(f"the arm {arm!r} left no curve {name!r}")
+        return np.array(found[name]["step"], float), np.array(found[name]["value"], float)
 
     def artefact(self, arm: str, name: str) -> dict[str, np.ndarray]:
         """The arrays that the arm kept under that name."""
@@ -175,6 +182,7 @@ class Context:
 
     def __init__(self, out: Path, arm: str, seeds: list[int], shared: dict[str, Any], report: Callable[..., None]):
         self.seeds = seeds
+        self.curves: dict[str, dict[str, list[float]]] = {}
         self.folder = out / "artefacts" / arm
         self.folder.mkdir(parents=True, exist_ok=True)
         for old in self.folder.glob("*.npz"):  # of an earlier run into the same folder
@@ -191,6 +199,12 @@ class Context:
         if name not in self._shared:
             self._shared[name] = compute()
         return self._shared[name]
+
+    def curve(self, name: str, step: Sequence[float | int], value: Sequence[float | int]) -> None:
+        """Puts a learning curve into `results.json`, at 20 even steps; nothing where there is no point of it."""
+        if len(step):
+            at = np.linspace(step[0], step[-1], 20)
+            self.curves[name] = {"step": at.tolist(), "value": np.interp(at, step, value).tolist()}
 
     def keep(self, name: str, **arrays: Any) -> None:
         """Saves arrays for the figures, which read them with `results.artefact(arm, name)`."""
@@ -260,7 +274,8 @@ def reproduce(
             kept = f"; {folder} keeps the results of {', '.join(results.arms)}" if results.arms else ""
             raise OffroadError(f"the arm {arm!r} of the study {study.name!r} failed: {reason}{kept}") from error
         took = round(time.monotonic() - start, 3)
-        done[arm] = {"seeds": context.seeds, "metrics": checked, "commit": results.commit, "wall_s": took}
+        curves = {"curves": context.curves} if context.curves else {}
+        done[arm] = {"seeds": context.seeds, "metrics": checked, **curves, "commit": results.commit, "wall_s": took}
         gather()
         results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
         results.save()

@@ -74,15 +74,18 @@ class Saved:
     _tree: dict[str, Any]
     _arrays: np.lib.npyio.NpzFile
 
-    def restore(self, name: str, like: Any) -> Any:
+    def restore(self, name: str, like: Any, at: str = "") -> Any:
         """The part `name` in the structure of `like`, a pytree whose leaves tell shapes and dtypes.
+
+        `at` is where in the part `like` was, such as ".agent"; what is beside it stays unread.
 
         JAX arrays come back where `like` has JAX arrays or `ShapeDtypeStruct`s, NumPy arrays where it has those. Raises
         `OffroadError` naming the first leaf that is missing, superfluous or of another kind, shape or dtype.
         """
-        saved = dict(_leaves(self._part(name), name))
+        root = name + at
+        saved = {path: node for path, node in _leaves(self._part(name), name) if path.startswith(root)}
         flat, structure = tree_flatten_with_path(like, is_leaf=lambda x: x is None)
-        wanted = {name + keystr(path): leaf for path, leaf in flat}
+        wanted = {root + keystr(path): leaf for path, leaf in flat}
         for path in [*wanted, *saved]:
             if path not in saved or path not in wanted:
                 found, expected = ("nothing", "a leaf") if path not in saved else ("a leaf", "nothing")

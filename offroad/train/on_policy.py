@@ -81,6 +81,7 @@ class _HostLoop:
         self._devices = DataParallel(devices)
 
     def start(self) -> None:
+        self.agent = self.agent.begin_episodes()
         self._collector.reset(self.agent, self.seed)
 
     def advance(self) -> tuple[Metrics, Metrics]:
@@ -103,7 +104,9 @@ class _HostLoop:
     def restore(self, saved: Saved) -> bool:
         self.agent = saved.restore("agent", self.agent)
         self._updates = saved.value("updates")
-        return self._collector.set_state(self.agent, saved.value("collector"), self.seed + self._updates)
+        whole = self._collector.set_state(self.agent, saved.value("collector"), self.seed + self._updates)
+        self.agent = self.agent if whole else self.agent.begin_episodes()
+        return whole
 
 
 class _JaxLoop(Seeds):
@@ -139,7 +142,8 @@ class _JaxLoop(Seeds):
 
     def start(self) -> None:
         split = jax.vmap(jax.random.split)(self.keys)
-        self._place(self.agents, self._reset(self.agents, split[:, 1]), split[:, 0])
+        agents = jax.vmap(lambda agent: agent.begin_episodes())(self.agents)
+        self._place(agents, self._reset(agents, split[:, 1]), split[:, 0])
 
     def advance(self) -> tuple[Metrics, Metrics]:
         self.agents, self._state, self.keys, metrics = self._advance(self.agents, self._state, self.keys)

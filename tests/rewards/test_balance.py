@@ -14,8 +14,9 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout
 from offroad.errors import OffroadError
 from offroad.rewards import EIPO, EIPOConfig, IntrinsicReward, Scaling, TwoValuePPO, TwoValuePPOConfig
-from offroad.rewards.balance import _Paid, next_alpha
+from offroad.rewards.balance import next_alpha
 from offroad.rewards.intrinsic import BonusScale
+from offroad.rewards.two_rewards import Valued
 
 PPO = PPOConfig(rollout=64, minibatch=128, epochs=8, hidden=(8,), learning_rate=1e-2, discount=0.0)
 
@@ -85,14 +86,38 @@ def test_the_return_of_the_bonus_does_not_end_with_the_episode():
     rng = np.random.default_rng(0)
     value, following, reward = (jnp.asarray(rng.normal(size=(6, 2)), jnp.float32) for _ in range(3))
     ended = jnp.asarray(rng.random((6, 2)) < 0.5)
-    paid = _Paid(reward, reward, (value,), (following,), ended, ended)
-    found = np.asarray(paid.endless_advantage(reward, 0, 0.9, 1.0))
+    rollout = Valued((value,), (following,), ended, ended & False, ended | True)
+    found = np.asarray(rollout.endless_advantage(reward, 0, 0.9, 1.0))
     total = np.asarray(following[-1])  # with lambda 1: the discounted sum, bootstrapped once at the very end
     for t in reversed(range(6)):
         total = reward[t] + 0.9 * total
         np.testing.assert_allclose(found[t], total - value[t], rtol=1e-4, atol=1e-5)
-    task = np.asarray(paid.advantage(reward, 0, 0.9, 1.0))
+    task = np.asarray(rollout.advantage(reward, 0, 0.9, 1.0))
     np.testing.assert_allclose(task[np.asarray(ended)], (reward - value)[np.asarray(ended)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("gae", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("fake", [2, 4])
+def test_the_fake_step_between_episodes_takes_no_time(gae, fake):
+    """NEXT_STEP autoreset says the same as SAME_STEP: what follows an end is the first observation thereafter.
+
+    The fake step shows the final observation and leads to the first one, here with the values 70 and 3 or 5.
+    """
+    value, reward = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[0.1], [0.2], [0.3], [0.4]])
+    following, no = jnp.array([[2.0], [3.0], [4.0], [5.0]]), jnp.zeros((4, 1), bool)
+    end = no.at[fake - 1].set(True)
+    expected = Valued((value,), (following,), end, no, ~no).endless_advantage(reward, 0, 0.5, gae)
+
+    def widened(x, between):
+        return jnp.concatenate([x[:fake], jnp.full((1, 1), between, x.dtype), x[fake:]])
+
+    after = widened(following.at[fake - 1].set(70.0), following[fake - 1, 0])
+    rollout = Valued((widened(value, 70.0),), (after,), widened(end, False), widened(no, False), widened(~no, False))
+    found = rollout.endless_advantage(widened(reward, 9.0), 0, 0.5, gae)
+    np.testing.assert_allclose(found, widened(expected, 0.0), rtol=1e-6)
+    delta = 0.1 * fake + 0.5 * (fake + 1) - fake  # of the episode's last step, worked out by hand
+    if gae == 0:
+        np.testing.assert_allclose(found[fake - 1], delta, rtol=1e-5)
 
 
 def test_alpha_goes_down_the_lagrangian_and_stays_positive():
@@ -102,8 +127,9 @@ def test_alpha_goes_down_the_lagrangian_and_stays_positive():
 
 
 def test_alpha_rises_where_exploring_harms_the_task_and_falls_where_it_serves_it():
-    alphas = [trained(eipo(pay_for, alpha_learning_rate=1.0), 3)[0].alpha for pay_for in (0, 1)]
-    assert alphas[0] < 0.5 < alphas[1]
+    alphas = [trained(eipo(pay_for), 5)[0].alpha for pay_for in (0, 1)]  # three max stages
+    assert alphas[0] < 0.4
+    assert alphas[1] > 0.6
 
 
 def test_eipo_delivers_the_policy_of_the_task():
@@ -150,6 +176,15 @@ def test_warm_up_leaves_the_policies_alone(make):
     assert tiny.same(first.learner.network, agent.learner.network)
     assert not tiny.same(second.learner.network, agent.learner.network)
     assert first.learner.reward.scale.weight == 0 < second.learner.reward.scale.weight
+
+
+@pytest.mark.parametrize("make", [eipo, two_values])
+def test_new_episodes_know_nothing_of_the_old_ones(make):
+    agent = make()
+    sums = lambda learner: (learner.return_norm.discounted, learner.reward.scale.discounted)  # noqa: E731
+    old = eqx.tree_at(lambda a: sums(a.learner), agent, (jnp.ones(2), jnp.ones(2)))
+    assert not tiny.same(old, agent)
+    assert tiny.same(old.begin_episodes(), agent)
 
 
 def test_memory_is_refused():

@@ -3,11 +3,12 @@ from dataclasses import replace
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
+import jax_envs
 import numpy as np
 import pytest
 import tiny
 from gymnasium.vector import AutoresetMode
-from worlds import KEY, VECTOR, lock, random_steps
+from worlds import KEY, VECTOR, lock, pay, random_steps
 
 from offroad import train
 from offroad.agents import DQN, PPO, SAC, DQNConfig, PPOConfig
@@ -31,6 +32,7 @@ from offroad.rewards import (
     Sum,
 )
 from offroad.rewards.intrinsic import BonusScale
+from offroad.train.restore import load_agent
 
 SMALL = {"hidden": (8,), "size": 4, "fitting": Fitting(minibatch=16)}
 
@@ -168,6 +170,54 @@ def test_a_run_continues_to_the_bit(tmp_path):
     whole = run(48, tmp_path / "whole")
     run(32, tmp_path / "parts")
     assert tiny.same(run(48, tmp_path / "parts", resume=True), whole)
+
+
+def test_the_agent_inside_comes_back_without_its_bonus(tmp_path):
+    """From its run alone, whatever the reward: bonus and memories stay unread."""
+    env = tiny.cheetah(2)
+    spaces = Spaces.of(env)
+    agent = Curious(tiny.ppo(env), rnd(spaces) + E3B.create(spaces, E3BConfig(**SMALL), KEY))
+    trained = train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False).agent
+    assert tiny.same(load_agent(tmp_path / "run"), trained.agent)
+    assert tiny.same(load_agent(tmp_path / "run", like=agent), trained)
+
+
+def test_the_agent_inside_of_a_compiled_run_comes_back(tmp_path):
+    env = jax_envs.point(4)
+    agent = Curious(tiny.ppo(env), rnd(Spaces.of(env)))
+    trained = train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False).agent
+    assert tiny.same(load_agent(tmp_path / "run"), trained.agent)
+
+
+def tired(agent, reward, wrap):
+    """`wrap(agent, reward)`, and the same with memories of episodes that were never finished."""
+    steps, mask = random_steps(reward.spaces, ends=0.0)
+    paid = pay(reward, steps, mask)[1]
+    norm = replace(agent.return_norm, discounted=agent.return_norm.discounted + 3)
+    remembering = replace(reward, memory=paid.memory, scale=replace(reward.scale, discounted=paid.scale.discounted))
+    return wrap(agent, reward), wrap(replace(agent, return_norm=norm), remembering)
+
+
+@pytest.mark.parametrize("make", [tiny.cheetah, jax_envs.point])
+def test_a_run_forgets_the_episodes_of_the_run_before(make):
+    """The trainer resets the environments, so that nothing that an agent knew of their episodes is true any more."""
+    env = make(2)
+    reward = E3B.create(Spaces.of(env), E3BConfig(**SMALL), KEY)
+    agents = tired(tiny.ppo(env), reward, Curious)
+    assert not tiny.same(*agents)
+    assert tiny.same(*(train.on_policy(agent, env, 32, progress=False).agent for agent in agents))
+    env.close()
+
+
+def test_a_run_whose_environment_cannot_be_restored_begins_new_episodes(tmp_path):
+    env = tiny.steps_env({"end": 5}, {"end": 30})
+    agent = Curious(tiny.ppo(env), E3B.create(Spaces.of(env), E3BConfig(**SMALL), KEY))
+    trained = train.on_policy(agent, env, 32, out=tmp_path, progress=False).agent
+    assert not trained.reward.memory.fresh.all()
+    restored = train.on_policy(agent, env, 32, out=tmp_path, resume=True, progress=False).agent
+    assert tiny.same(restored, trained.begin_episodes())
+    assert tiny.same(restored.reward.memory, agent.reward.memory)
+    assert tiny.same(restored.agent.network, trained.agent.network)
 
 
 def test_off_policy_agents_are_paid_afresh():

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.rewards import E3B, Counts, CountsConfig, E3BConfig, Fitting, Reachability, ReachabilityConfig, Scaling
+from offroad.rewards.reachability import training_pairs
 
 RAW = Scaling(normalise=False)
 CELLS = Spaces(spaces.Discrete(5, start=2), spaces.Discrete(2), 2)
@@ -141,6 +143,38 @@ def test_reachability_learns_what_is_near_and_freezes(kind):
         assert set(np.unique(bonus)) == {0.0, 1.0}
         z = np.asarray(learnt.embed(path[:, 0]))
         assert (z[0] * z[1]).sum() > 0.9 > (z[0] * z[-1]).sum()
+
+
+def test_strangers_are_drawn_over_all_of_an_episode_that_is_far():
+    config = ReachabilityConfig(kind="comparator", window=3, gap=2, fitting=Fitting(minibatch=20_000))
+    episode = np.repeat([0, 1], [30, 10])[:, None] * [1, 0]  # world 0 has two episodes, world 1 a single one
+    mask = np.ones((40, 2), bool)
+    mask[7, 0] = False
+    now = jnp.asarray(mask), jnp.asarray(episode)
+    world, first, second, valid, far = map(np.asarray, training_pairs(config, *now, KEY))
+    assert (episode[first, world] == episode[second, world])[valid].all()
+    assert mask[first, world][valid].all()
+    assert mask[second, world][valid].all()
+    apart, alone = second - first, valid & (world == 1)
+    assert set(apart[valid & ~far]) == {1, 2, 3}
+    assert set(apart[alone & far]) == set(range(7, 40))
+    # All pairs of steps that are far from each other are equally likely: of distance d there are 40 - d.
+    share = np.bincount(apart[alone & far], minlength=40)[7:] / (alone & far).sum()
+    np.testing.assert_allclose(share, np.arange(33, 0, -1) / (33 * 34 / 2), atol=0.01)
+    assert 0.48 < far.mean() < 0.52
+    contrastive = training_pairs(replace(config, kind="contrastive"), *now, KEY)
+    assert not np.any(contrastive[4])
+
+
+def test_near_and_far_count_alike():
+    """A comparator that says 0.5 of every pair has the loss log 2, and no pull, however few pairs are far."""
+    reward, (steps, _) = reachability(kind="comparator", gap=3, window=3), random_steps(ends=0.0)
+    last = jax.tree.map(jnp.zeros_like, reward.model.comparator.layers[-1])
+    model = eqx.tree_at(lambda m: m.comparator.layers[-1], reward.model, last)
+    everywhere, episode = jnp.ones((12, 2), bool), jnp.zeros((12, 2), int)
+    loss, pull = jax.value_and_grad(reward._loss)(model, steps, everywhere, episode, KEY)
+    np.testing.assert_allclose(loss, np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(pull.comparator.layers[-1].bias, 0, atol=1e-6)
 
 
 def test_updates_teach_reachability_until_it_is_frozen():

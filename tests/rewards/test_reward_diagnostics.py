@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -56,9 +58,30 @@ def test_bonuses_are_ranked_by_what_they_pay_recorded_policies():
     fro, far = [0, 1, 0, 1, 0], [0, 1, 2, 3, 4]
     episodes = {"to and fro": [episode(fro), episode(fro[:3])], "traveller": [episode(far)]}
     table = rank_on_episodes({"episodic": episodic, "twice": 2 * episodic}, episodes)
-    first = (1 + 1 / np.sqrt(2) + 1 / np.sqrt(2) + 1 / np.sqrt(3) + 1 + 1 / np.sqrt(2)) / 2
-    assert table["episodic"]["to and fro"] == 1
-    np.testing.assert_allclose(table["episodic"]["traveller"], 4 / first, rtol=1e-5)
-    np.testing.assert_allclose(table["twice"]["traveller"], 4 / first, rtol=1e-5)
+    half, third = 1 / np.sqrt(2), 1 / np.sqrt(3)
+    returns = [1 + half + half + third, 1 + half, 4]
+    expected = (4 - np.mean(returns[:2])) / np.std(returns)
+    assert table["episodic"]["to and fro"] == table["twice"]["to and fro"] == 0
+    np.testing.assert_allclose(table["episodic"]["traveller"], expected, rtol=1e-5)
+    np.testing.assert_allclose(table["twice"]["traveller"], expected, rtol=1e-5)
     with pytest.raises(OffroadError, match="no episodes of 'nobody'"):
         rank_on_episodes({"episodic": episodic}, {"nobody": []})
+
+
+def test_the_ranking_holds_whatever_the_sign_of_the_returns():
+    """A policy that is paid more stands higher, be all returns negative or the first one 0; equal ones stand at 0."""
+    one = Spaces(spaces.Discrete(10), spaces.Discrete(2), 1)
+    reward = Counts.create(one, CountsConfig(scaling=Scaling(False)), KEY)
+    reward = replace(reward, table=reward.table.at[0].set(3))  # pays 1/2 in cell 0, 1 elsewhere
+
+    def steps(cell):
+        none = np.zeros(4, bool)
+        return Transition(np.full(4, 5), none.astype(int), none.astype(np.float32), np.full(4, cell), none, none)
+
+    episodes = {"known": [steps(0)], "new": [steps(1)], "also new": [steps(2)]}
+    deviation = np.std([2, 4, 4])
+    signs = {"paid": 1 * reward, "charged": -1 * reward, "nothing": 0 * reward}
+    table = rank_on_episodes(signs, episodes)
+    for name, sign in (("paid", 1), ("charged", -1), ("nothing", 0)):
+        expected = sign * 2 / deviation
+        np.testing.assert_allclose(list(table[name].values()), [0, expected, expected], rtol=1e-6)

@@ -6,9 +6,11 @@ import io
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from gymnasium.vector import VectorEnv
 from rich.console import Console
 
+from offroad import train
 from offroad.rewards import Fitting
 from offroad.studies import curiosity
 from offroad.studies.curiosity import claims, doom, exams, platforms, rooms, settings
@@ -34,12 +36,12 @@ def _small(monkeypatch):
         monkeypatch.setitem(settings.BONUSES, name, (kind, dataclasses.replace(config, **options)))
     config = settings.ppo_config
 
-    def tiny(env, eyes, **changes):
+    def small_ppo(env, eyes, **changes):
         return dataclasses.replace(config(env, eyes, **changes), epochs=1, hidden=(8,))
 
     monkeypatch.setattr(settings, "WARM_UP", 1)
-    monkeypatch.setattr(settings, "ppo_config", tiny)
-    monkeypatch.setattr(rooms, "ppo_config", tiny)
+    monkeypatch.setattr(settings, "ppo_config", small_ppo)
+    monkeypatch.setattr(rooms, "ppo_config", small_ppo)
     for kind, options in platforms.LEVELS.items():
         levels = {"train": 0, "test": 1000}[options["levels"]]
         monkeypatch.setitem(platforms.LEVELS, kind, options | {"levels": levels, "max_episode_steps": 30})
@@ -83,11 +85,19 @@ def test_a_thousand_times_the_reward(tmp_path, monkeypatch):
 
 def test_the_maze(tmp_path):
     pytest.importorskip("vizdoom")
-    arms = ["d1_random", "d1_ceiling", "d1_reachability", "d1_elsewhere", "d2_plain", "d3_pixels", "d4_as_is"]
-    results = run(tmp_path, [*arms, "d4_finetuned", "d1_icm_paper", "d6_icm"], "maze")
-    assert list(results.arms) == [*arms, "d4_finetuned"]
+    arms = ["d1_random", "d1_ranking", "d1_ceiling", "d1_reachability", "d1_elsewhere", "d2_plain", "d3_pixels"]
+    arms += ["d4_as_is", "d4_finetuned"]
+    results = run(tmp_path, [*arms, "d1_icm_paper", "d6_icm"], "maze")
+    assert list(results.arms) == arms
     for place in doom.PLACES:
         assert 1 < results.values("d1_random", f"{place}: cells per episode")[0] < 60
+    ranking = results["d1_ranking"]
+    assert all(f"{name}: lead of wandering" in ranking for name in settings.BONUSES)
+    assert np.isfinite(list(ranking.values())).all()
+    wandering, circling, spinning = (
+        ranking[f"{policy}: cells per episode"][0] for policy in ("wandering", "circling", "spinning")
+    )
+    assert wandering > circling > spinning >= 1
     explorer = results["d1_reachability"]
     assert explorer["cells together"][0] >= explorer["cells per episode"][0] >= 1
     assert explorer["blind: cells per episode"][0] >= 1
@@ -99,10 +109,26 @@ def test_the_maze(tmp_path):
         "elsewhere_reachability_0", "home_cells_0", "home_reachability_0",
     ]  # fmt: skip
     drawn = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert {"occupancy.png", "explorer.gif", "ladder.png", "noise.png"} <= drawn
+    assert {"occupancy.png", "explorer.gif", "ladder.png", "noise.png", "ranking.png"} <= drawn
     assert (tmp_path / "figures" / "explorer.gif").stat().st_size < 2e6
     occupied = results.artefact("d1_reachability", "map")
     assert occupied["policy"].sum() > 0 < occupied["blind"].sum()
+
+
+def test_an_explorer_that_is_paid_otherwise_forgets_the_scale_of_the_old_pay():
+    """Policy, values and bonus are those of the explorer; the state of Adam and the scale of the returns are new."""
+    env = rooms.rooms(rooms.EASY, 2)
+    fresh = settings.curious("rnd", env, settings.GRID, 0, 0.0)
+    explorer = train.on_policy(fresh, env, 2 * 2 * settings.ROLLOUT, progress=False).agent
+    agent = doom.reweighed(explorer, 1.0, 0.1)
+    assert (agent.extrinsic, agent.intrinsic) == (1.0, 0.1)
+    for part in ("optimiser_state", "return_norm"):
+        assert not tiny.same(getattr(explorer.agent, part), getattr(fresh.agent, part))
+        assert tiny.same(getattr(agent.agent, part), getattr(fresh.agent, part))
+    for part in ("network", "observation_norm"):
+        assert tiny.same(getattr(agent.agent, part), getattr(explorer.agent, part))
+    assert not tiny.same(explorer.agent.network, fresh.agent.network)
+    assert tiny.same((agent.reward, agent.updates), (explorer.reward, explorer.updates))
 
 
 class Countdown(VectorEnv):
@@ -141,6 +167,13 @@ def test_blind_policies_draw_their_frequencies():
     np.testing.assert_allclose(share, [0.7, 0, 0.3], atol=0.02)
 
 
+def test_the_budget_lets_eipo_change_its_mind():
+    """In a tenth of its max stages alpha can fall to 0 or double."""
+    budget, config = curiosity.STUDY.profiles["cpu"], rooms.EIPOConfig()
+    updates = budget.balance // (settings.ROLLOUT * budget.worlds) - settings.WARM_UP
+    assert 0.1 * (updates // 2) * config.alpha_learning_rate * config.alpha_clip > config.alpha
+
+
 def test_what_eipo_delivers_is_the_policy_for_the_task():
     env = rooms.rooms(rooms.EASY, 2)
     agent = rooms.EIPO.create(
@@ -156,12 +189,14 @@ def test_what_eipo_delivers_is_the_policy_for_the_task():
 # --- the verdict
 
 
-def judged(tmp_path, **arms):
-    """Claims of made-up results, by their first words: `arm={metric: [one value a seed]}`."""
+def judged(tmp_path, curves=None, **arms):
+    """Claims of made-up results, by their first words: `arm={metric: [one value a seed]}`, `curves` likewise."""
     found = {
         name: {"seeds": list(range(len(next(iter(metrics.values()))))), "metrics": metrics}
         for name, metrics in arms.items()
     }
+    for name, kept in (curves or {}).items():
+        found[name]["curves"] = {run: {"step": list(range(20)), "value": value} for run, value in kept.items()}
     config = {"starts": [26, 18, 15]}
     found = claims.verdict(Results("curiosity", "cpu", tmp_path, config=config, arms=found))
     return {claim.claim: claim for claim in found}
@@ -195,6 +230,20 @@ def test_coverage_is_judged_in_each_of_three_seeds(tmp_path):
         assert not holding(bad, "frequencies drawn blindly")
     idle = {"cells per episode": [31.0]}
     assert holding(judged(tmp_path, d1_random=RANDOM, d1_nothing=idle), "without any reward does not") is False
+
+
+def test_learning_curves_and_the_ranking_are_judged(tmp_path):
+    cells = explored([31.0] * 3, [20.0] * 3)
+    for last, leads, holds in ((24.0, [0.1, 0.2, 0.3], True), (23.9, [0.1, -0.2, 0.3], False)):
+        value = [20.0] * 4 + [50.0] * 12 + [last] * 4
+        curves = {"d1_reachability": {f"home_reachability_{seed}": value for seed in range(3)}}
+        ranking = {"reachability: lead of wandering": leads}
+        found = judged(tmp_path, curves, d1_reachability=cells, d1_icm=cells, d1_ranking=ranking)
+        assert holding(found, "learns from the reachability memory") is holds
+        assert holding(found, "... and from ICM") is None  # its curves are of an older version
+        assert holding(found, "pays wandering more") is holds
+    lead = {"reachability: lead of wandering": [1.0]}
+    assert not holding(judged(tmp_path, d1_ranking=lead), "pays wandering more")  # one seed is not enough
 
 
 def test_reward_that_was_never_met_proves_nothing(tmp_path):

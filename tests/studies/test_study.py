@@ -28,6 +28,8 @@ def coin(seeds, budget, context):
     heads = [r.random(budget.throws).round() for r in rng]
     context.progress("thrown", 0.5)
     context.keep("heads", heads=np.array(heads))
+    context.curve("share", [10, 20, 30], [0.0, 1.0, 1.0])
+    context.curve("nothing", [], [])
     return {"heads": [h.mean() for h in heads]}
 
 
@@ -95,6 +97,8 @@ def test_results_have_the_agreed_shape(tmp_path):
     assert saved["arms"]["loaded"]["metrics"]["diverged"] == [None] * 4
     assert [c["holds"] for c in saved["claims"]] == [True, False]
     assert set(saved["claims"][0]) == {"claim", "measured", "required", "holds"}
+    assert set(saved["arms"]["coin"]["curves"]) == {"share"}
+    assert "curves" not in saved["arms"]["loaded"]
     assert saved["published"] == [{"what": "heads", "value": 0.5, "unit": "", "source": "folklore"}]
     assert saved["config"] == {"seeds": 4, "minutes": 0.1, "throws": 50}
     assert saved["commit"]
@@ -102,6 +106,15 @@ def test_results_have_the_agreed_shape(tmp_path):
     assert lines[-4].startswith("Coins: 1 of 2 claims hold")
     assert lines[-3].startswith("fails: A loaded coin wins")
     assert lines[-1] == str(tmp_path / "report.html")
+
+
+def test_curves_have_twenty_even_points(tmp_path):
+    results, _ = run(COINS, tmp_path)
+    steps, values = results.curve("coin", "share")
+    np.testing.assert_allclose(steps, np.linspace(10, 30, 20))
+    np.testing.assert_allclose(values, np.minimum((steps - 10) / 10, 1))
+    with pytest.raises(protocol.NotRun, match="'loaded' left no curve 'share'"):
+        results.curve("loaded", "share")
 
 
 def test_report_is_one_file_with_everything(tmp_path):

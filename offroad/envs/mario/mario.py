@@ -165,10 +165,10 @@ def _numbers(info: Mapping[str, Any]) -> dict[str, int]:
 
 def _checked(rom: str | Path | None) -> Path:
     if rom is None:
-        raise OffroadError("offroad/Mario-v0 needs a ROM of Super Mario Bros that you own; pass rom=PATH")
+        raise OffroadError("offroad/Mario-v0 needs a ROM of Super Mario Bros that you own; pass rom=PATH (--rom PATH)")
     path = Path(rom).expanduser()
     if not path.is_file():
-        raise OffroadError(f"there is no ROM at {path}; pass rom=PATH of your own Super Mario Bros")
+        raise OffroadError(f"there is no ROM at {path}; pass rom=PATH (--rom PATH) of your own Super Mario Bros")
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != DIGEST:
         raise OffroadError(

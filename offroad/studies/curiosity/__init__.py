@@ -6,6 +6,7 @@ from offroad.studies.curiosity.doom import (
     EXPLORERS,
     INTRINSIC,
     d1_random,
+    d1_ranking,
     d1_scaled,
     d4_as_is,
     d4_finetuned,
@@ -24,6 +25,7 @@ MARIO = f"{ICM}, table 1: mean distance without any reward, in units of the game
 
 ARMS: dict[str, Arm] = {
     "d1_random": d1_random,
+    "d1_ranking": d1_ranking,
     **{name: explorer(method) for name, method in EXPLORERS.items()},
     "d1_scaled": d1_scaled,
     "d2_plain": ladder("d2_plain", "PPO from each start; the bonus (ICM) has weight 0.", "icm", 0.0),
@@ -56,7 +58,14 @@ SHARES: dict[str, float | int] = {
 }
 for start, cost in {"d2_": 5, "d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
     SHARES |= {name: cost for name in ARMS if name.startswith(start)}
-SHARES |= {"d1_random": 0.2, "d1_scaled": 0.05, "d4_as_is": 0.1, "d6_random": 0.01, "d7_random": 0.01}
+SHARES |= {
+    "d1_random": 0.2,
+    "d1_ranking": 0.2,
+    "d1_scaled": 0.05,
+    "d4_as_is": 0.1,
+    "d6_random": 0.01,
+    "d7_random": 0.01,
+}
 
 STUDY = Study(
     name="curiosity",
@@ -103,6 +112,7 @@ STUDY = Study(
     verdict=verdict,
     figures=(
         pictures.coverage_curves,
+        pictures.ranking,
         pictures.occupancy,
         pictures.animation,
         pictures.ladder,

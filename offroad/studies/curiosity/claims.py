@@ -8,6 +8,7 @@ from offroad.studies.curiosity.rooms import WEIGHTS
 from offroad.studies.study import Claim, Results
 
 CELLS = "cells per episode"
+LEAD = "lead of wandering"  # over circling and spinning, in standard deviations of what episodes are paid
 SOLVED = 0.8  # success at which a start counts as solved
 LADDER = ("d2_icm", "d2_rnd", "d2_reachability")
 
@@ -46,7 +47,23 @@ def coverage(r: Results) -> list[Claim]:
         differing, met = sum(r.values("d1_scaled", "arrays that differ")), _mean(r, "d1_scaled", "reward met")
         return f"{differing:g} arrays differ, {met:g} reward met", differing == 0 and met > 0
 
+    def leads() -> tuple[str, bool]:
+        leads = np.array(r.values("d1_ranking", f"reachability: {LEAD}"))
+        return _listed(leads), len(leads) >= 3 and bool(leads.min() > 0)
+
+    def grows(arm: str, run: str) -> Callable[[], tuple[str, bool]]:
+        """The coverage in the last fifth of the training, as a multiple of that in the first fifth."""
+
+        def measure() -> tuple[str, bool]:
+            r[arm]  # says which arm was not run
+            values = [r.curve(arm, f"{run}_{seed}")[1] for seed in r.arms[arm]["seeds"]]
+            ratios = np.array([value[-4:].mean() / value[:4].mean() for value in values])
+            return _listed(ratios), len(ratios) >= 3 and bool(ratios.min() >= 1.2)
+
+        return measure
+
     every, blind = "1.5x in each of three seeds", "1.1x in each of three seeds"
+    grown = "1.2x from first to last fifth, in each of three seeds"
     return [
         r.claim("D1: the reachability memory covers more than random actions", every,
                 over_random("d1_reachability", "home", seeds=3)),
@@ -56,6 +73,11 @@ def coverage(r: Results) -> list[Claim]:
                 over_random("d1_elsewhere", "elsewhere", seeds=3)),
         r.claim("D1: ... than its own frequencies there", blind, lambda: over_blind("d1_elsewhere")),
         r.claim("D1: ICM covers more than random actions", every, over_random("d1_icm", "home", seeds=3)),
+        r.claim("D1: coverage grows as the policy learns from the reachability memory", grown,
+                grows("d1_reachability", "home_reachability")),
+        r.claim("D1: ... and from ICM", grown, grows("d1_icm", "home_icm")),
+        r.claim("D1: before any training, the reachability memory pays wandering more than circling or spinning",
+                "in each of three seeds", leads),
         r.claim("D1: ICM with memory and the paper's actions does", "1.5x", over_random("d1_icm_paper", "paper")),
         r.claim("D1: PPO without any reward does not", "below 1.5x", nothing),
         r.claim("D1: a thousand times the reward changes nothing", "no bit", untouched),

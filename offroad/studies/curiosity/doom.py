@@ -7,12 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from offroad.agents import Agent
+from offroad.agents import PPO, Agent
+from offroad.agents.ppo import make_optimiser
 from offroad.envs.doom import ACTIONS
-from offroad.studies.curiosity.exams import Blind, Journey, Trained, columns, explore, uniform
+from offroad.nets.normalise import ReturnNorm
+from offroad.rewards import Curious
+from offroad.rewards.diagnostics import rank_on_episodes
+from offroad.studies.curiosity.claims import CELLS as CELLS_SEEN
+from offroad.studies.curiosity.claims import LEAD
+from offroad.studies.curiosity.exams import (
+    Blind,
+    Journey,
+    Trained,
+    Wanderer,
+    columns,
+    explore,
+    record,
+    uniform,
+)
 from offroad.studies.curiosity.rooms import EASY, rooms
 from offroad.studies.curiosity.settings import CAMERA, GRID, CuriosityBudget, curious, ppo, require
-from offroad.studies.curiosity.training import CELLS, differing, learn, maze
+from offroad.studies.curiosity.training import CELLS, differing, learn, maze, taught
 from offroad.studies.study import Arm, Context, Metrics
 
 PLACES: Mapping[str, dict[str, Any]] = {
@@ -74,6 +89,29 @@ def d1_random(seeds: list[int], budget: CuriosityBudget, context: Context) -> Me
             if place == "home" and seed == seeds[0]:
                 _keep_map(context, random=journey)
         rows.append(found)
+    return columns(rows)
+
+
+def d1_ranking(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
+    """No training: what every bonus, taught by random actions, would pay for wandering, circling and spinning."""
+    require(budget.coverage, "doom", "vizdoom")
+    options, forward_left, left = PLACES["home"], 1, 3
+    once = np.eye(len(ACTIONS["macro"][1]))
+    rows = []
+    for seed in seeds:
+        context.progress(f"recording, seed {seed}")
+        policies = {
+            "random": _uniform(options, seed),
+            "wandering": Wanderer(seed),
+            "circling": Blind(once[forward_left], seed),
+            "spinning": Blind(once[left], seed),
+        }
+        found = {name: record(policy, options, min(budget.episodes, 16), seed) for name, policy in policies.items()}
+        with maze(budget, **options) as env:
+            table = rank_on_episodes(taught(env, CAMERA, seed), {name: steps for name, (steps, _) in found.items()})
+        row = {f"{name}: {CELLS_SEEN}": cells for name, (_, cells) in found.items()}
+        rows.append(row | {f"{name}: {LEAD}": paid["wandering"] - max(paid["circling"], paid["spinning"])
+                           for name, paid in table.items()})  # fmt: skip
     return columns(rows)
 
 
@@ -168,11 +206,24 @@ def _transferred(name: str, pretrained: bool, seeds: list[int], budget: Curiosit
             if explorer is None:
                 agent = curious("reachability", env, CAMERA, seed, EXTRINSIC, INTRINSIC)
             else:
-                agent = replace(explorer, extrinsic=EXTRINSIC, intrinsic=INTRINSIC)
+                agent = reweighed(explorer, EXTRINSIC, INTRINSIC)
             agent, cost = learn(name, agent, env, budget.ladder, seed, context)
         success = explore(Trained(agent, seed), options, budget.episodes, seed).metrics()["success"]
         rows.append({"success": success, "mean success in training": cost["mean of the curve"]})
     return columns(rows)
+
+
+def reweighed(explorer: Curious, extrinsic: float, intrinsic: float) -> Curious:
+    """The same policy, values and bonus, paid with other weights.
+
+    What PPO knew of the sizes of returns and gradients belongs to the old ones: ten times the old bonus would go on
+    shrinking the vest for hundreds of updates.
+    """
+    agent = explorer.agent
+    assert isinstance(agent, PPO)
+    state = make_optimiser(agent.config).init(agent.network)  # pyright: ignore[reportArgumentType]
+    anew = replace(agent, optimiser_state=state, return_norm=ReturnNorm.create(agent.spaces.num_envs))
+    return replace(explorer, agent=anew, extrinsic=extrinsic, intrinsic=intrinsic)
 
 
 def _without_reward(

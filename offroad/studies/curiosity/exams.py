@@ -12,6 +12,7 @@ from numpy import ndarray
 
 import offroad
 from offroad.agents import Agent
+from offroad.data.transitions import Transition
 from offroad.envs.doom import DoomMaze
 from offroad.studies.curiosity.settings import EXAM_SEED
 from offroad.studies.study import Metrics
@@ -48,7 +49,25 @@ class Blind:
         return self._rng.choice(len(self._frequencies), self._worlds, p=self._frequencies)
 
 
-Policy = Trained | Blind
+class Wanderer:
+    """Goes somewhere without looking, in the maze's `macro` actions: straight on, and every other time in a curve of up
+    to five decisions."""
+
+    def __init__(self, seed: int):
+        self._rng = np.random.default_rng(EXAM_SEED + seed)
+
+    def begin(self, worlds: int) -> None:
+        self._left, self._side = np.zeros(worlds, int), np.zeros(worlds, int)  # decisions of the curve that are left
+
+    def __call__(self, observation: Any) -> Int[ndarray, "N"]:
+        worlds = len(self._left)
+        new = (self._left == 0) & (self._rng.random(worlds) < 0.5)
+        self._side = np.where(new, self._rng.integers(1, 3, worlds), self._side)  # forward and left, forward and right
+        self._left = np.where(new, self._rng.integers(1, 6, worlds), np.maximum(self._left - 1, 0))
+        return np.where(self._left > 0, self._side, 0)
+
+
+Policy = Trained | Blind | Wanderer
 
 
 def uniform(actions: int, seed: int) -> Blind:
@@ -59,6 +78,8 @@ def uniform(actions: int, seed: int) -> Blind:
 class Moment:
     """A step of an exam. `counted` are the worlds whose first episode it belongs to, `ended` those where it ends it."""
 
+    before: Any  # observations; `after` those that the actions led to
+    after: Any
     actions: Int[ndarray, "N"]
     rewards: Float[ndarray, "N"]
     info: dict[str, Any]
@@ -77,9 +98,10 @@ def stroll(env: VectorEnv, policy: Policy, episodes: int, seed: int) -> Iterator
         counted = np.arange(env.num_envs) < episodes - start
         while counted.any():
             actions = policy(observation)
-            observation, rewards, terminated, truncated, info = env.step(actions)
+            after, rewards, terminated, truncated, info = env.step(actions)
             over = np.asarray(terminated | truncated)
-            yield Moment(actions, np.asarray(rewards, float), info, counted, over & counted)
+            yield Moment(observation, after, actions, np.asarray(rewards, float), info, counted, over & counted)
+            observation = after
             counted = counted & ~over
             if over.any() and counted.any():
                 observation, _ = env.reset(options={"reset_mask": over})
@@ -137,6 +159,23 @@ def explore(policy: Policy, options: dict[str, Any], episodes: int, seed: int) -
         )
     finally:
         env.close()
+
+
+def record(policy: Policy, options: dict[str, Any], episodes: int, seed: int) -> tuple[list[Transition], float]:
+    """Episodes in the Doom maze as transitions, and how many cells they saw on average."""
+    env: Any = offroad.make_vec("offroad/DoomMaze-v0", episodes, autoreset_mode=AutoresetMode.DISABLED, **options)
+    rows: list[list[Transition]] = [[] for _ in range(episodes)]
+    cells = []
+    try:
+        for now in stroll(env, policy, episodes, seed):
+            for world in np.flatnonzero(now.counted):
+                end, reward = now.ended[world], np.float32(now.rewards[world])
+                step = Transition(now.before[world], now.actions[world], reward, now.after[world], end, end & False)
+                rows[world].append(step)
+            cells += [env.unwrapped.coverage.cells[world].sum() for world in np.flatnonzero(now.ended)]
+    finally:
+        env.close()
+    return [jax.tree.map(lambda *x: np.stack(x), *row) for row in rows], float(np.mean(cells))
 
 
 def columns(rows: Sequence[dict[str, float]]) -> Metrics:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from offroad.report import maps, plots, video
-from offroad.studies.curiosity.claims import CELLS, LADDER, weight_arm
+from offroad.studies.curiosity.claims import CELLS, LADDER, LEAD, weight_arm
 from offroad.studies.curiosity.doom import EXPLORERS
 from offroad.studies.curiosity.rooms import WEIGHTS
 from offroad.studies.study import Figure, NotRun, Results
@@ -23,6 +23,13 @@ def coverage_curves(r: Results, folder: Path) -> Figure:
         references["random"] = float(np.mean(r.values("d1_random", f"home: {CELLS}")))
     path = plots.learning_curves(folder / "coverage.png", curves, "cells per episode", references)
     return Figure("Coverage without reward", path, "Cells of 64 units in the last 50 episodes of training.")
+
+
+def ranking(r: Results, folder: Path) -> Figure:
+    rows = {name.removesuffix(f": {LEAD}"): values for name, values in r["d1_ranking"].items() if name.endswith(LEAD)}
+    path = plots.dots(folder / "ranking.png", rows, "lead of wandering [standard deviations]", {"no lead": 0.0})
+    caption = "By how much each bonus pays wandering more than circling and spinning; taught by random actions."
+    return Figure("What a bonus would breed", path, caption)
 
 
 def occupancy(r: Results, folder: Path) -> Figure:
@@ -100,19 +107,13 @@ def platformer(r: Results, folder: Path) -> Figure:
 
 
 def _curves(r: Results, runs: Mapping[str, str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What was logged by each arm's seeds at common steps."""
+    """The curves of each arm's seeds at common steps."""
     curves = {}
     for arm, name in runs.items():
-        if arm not in r.arms:
-            continue
-        kept = [r.artefact(arm, f"{name}_{seed}") for seed in r.arms[arm]["seeds"]]
-        kept = [run for run in kept if len(run["step"])]
-        if kept:
-            steps = np.linspace(max(run["step"][0] for run in kept), min(run["step"][-1] for run in kept), 100)
-            curves[arm.split("_", 1)[1]] = (
-                steps,
-                np.array([np.interp(steps, run["step"], run["value"]) for run in kept]).T,
-            )
+        if arm in r.arms:
+            kept = [r.curve(arm, f"{name}_{seed}") for seed in r.arms[arm]["seeds"]]
+            at = np.linspace(max(steps[0] for steps, _ in kept), min(steps[-1] for steps, _ in kept), 20)
+            curves[arm.split("_", 1)[1]] = at, np.array([np.interp(at, *run) for run in kept]).T
     _need(curves)
     return curves
 

@@ -12,9 +12,11 @@ from gymnasium.wrappers.vector import TransformReward
 import offroad
 from offroad import train
 from offroad.agents import Agent
+from offroad.rewards import IntrinsicReward
 from offroad.studies.curiosity import settings
-from offroad.studies.curiosity.settings import ROLLOUT, CuriosityBudget, Eyes, curious
+from offroad.studies.curiosity.settings import ROLLOUT, CuriosityBudget, Eyes, bonus, curious, ppo
 from offroad.studies.study import Context
+from offroad.train.collect import HostCollector
 
 CELLS, RETURN, DISTANCE = "coverage/cells", "episode/return", "env/distance"
 """What is drawn of a run, as the trainers log it."""
@@ -28,7 +30,7 @@ def maze(budget: CuriosityBudget, **options: Any) -> closing[VectorEnv]:
 def learn(
     name: str, agent: Agent, env: VectorEnv, decisions: int, seed: int, context: Context, curve: str = RETURN
 ) -> tuple[Any, dict[str, float]]:
-    """The agent at the end of the run `name`, and what it cost. Keeps `curve` for the figures.
+    """The agent at the end of the run `name`, and what it cost. Leaves `curve` in the results.
 
     The run lies beside the arms' folders: whoever asks for the same name and seed gets the same run.
     """
@@ -51,13 +53,26 @@ def learn(
     if run.interrupted:
         raise KeyboardInterrupt  # the policy of half a run is not what was asked for
     rows = [row for row in run.history if curve in row]
-    values = np.array([row[curve] for row in rows], float)
-    context.keep(f"{name}_{seed}", step=np.array([row["step"] for row in rows], float), value=values)
+    values = [row[curve] for row in rows]
+    context.curve(f"{name}_{seed}", [row["step"] for row in rows], values)
     return run.agent, {
         "decisions [thousands]": run.step / 1e3,
         "decisions per second": float(run.history[-1]["time/steps_per_second"]),
-        "mean of the curve": float(values.mean()) if len(values) else 0.0,  # no episode ended
+        "mean of the curve": float(np.mean(values)) if values else 0.0,  # no episode ended
     }
+
+
+def taught(env: VectorEnv, eyes: Eyes, seed: int) -> dict[str, IntrinsicReward]:
+    """Every bonus as a policy would first be paid by it: after the warm-up, on the same random actions."""
+    collector, rng = HostCollector(env), np.random.default_rng(seed)
+    actor, key = ppo(env, eyes, seed), jax.random.key(seed)  # the actor is never asked
+    collector.reset(actor, seed)
+    rollouts = [collector.collect(actor, None, ROLLOUT, rng)[0] for _ in range(settings.WARM_UP)]
+    update = jax.jit(lambda reward, now, key: reward.update(now.transitions, now.mask, key)[0])
+    rewards = {name: bonus(name, env, eyes, seed) for name in settings.BONUSES}
+    for i, rollout in enumerate(rollouts):
+        rewards = {name: update(reward, rollout, jax.random.fold_in(key, i)) for name, reward in rewards.items()}
+    return rewards
 
 
 def differing(make: Callable[[], closing[VectorEnv]], eyes: Eyes, seed: int) -> dict[str, float]:
