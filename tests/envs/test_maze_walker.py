@@ -125,7 +125,7 @@ def test_the_walker_turns_with_the_world():
 
 
 def test_an_ant_does_the_same_to_the_bit_whoever_walks_beside_it():
-    """Products that BLAS spreads over threads would differ in the last digits with the number of ants, or of threads."""
+    """Products that BLAS spreads over threads differ in the last digits with the number of ants, or of threads."""
     observations = np.random.default_rng(0).standard_normal((64, 29))
     places, walker = np.full((64, 2), 3.0), Walker()
     together = walker(observations, places)
