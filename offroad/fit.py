@@ -119,9 +119,7 @@ def simple_simulator(simple: str, joints: tuple[str, ...] = ()) -> tuple[Simulat
     name = f"offroad/{simple}" if f"offroad/{simple}" in gym.registry else simple
     if name in PREPARED:
         return PREPARED[name]()
-    env = offroad.make_vec(name)  # an unknown name is told here
-    inner = getattr(env.unwrapped, "envs", [env])[0]
-    return simulator(inner, joints or None), None
+    return simulator(offroad.make_vec(name), joints or None), None  # an unknown name is told here
 
 
 def describe(log: Log) -> str:

@@ -239,12 +239,18 @@ def advance(
 
 
 def simulator(simple: Any, joints: tuple[str, ...] | None = None) -> Simulator:
-    """A `Simulator` from one, from a MuJoCo model, or from an environment that has one (`model` or `models`)."""
+    """A `Simulator` from one, from a MuJoCo model, or from an environment that has one (`model`, `models`, or `envs`
+    with a `model`). An environment whose actions are not the controls of its model has a method `driven`, which gives a
+    model where they are, and `joints`."""
     if isinstance(simple, Simulator):
         return simple
     if isinstance(simple, mujoco.MjModel):
         return MujocoSimulator(simple, joints)
     inner = getattr(simple, "unwrapped", simple)
+    if envs := getattr(inner, "envs", None):
+        inner = envs[0].unwrapped
+    if hasattr(inner, "driven"):
+        return MujocoSimulator(inner.driven(), joints or inner.joints)
     model = getattr(inner, "model", None) or next(iter(getattr(inner, "models", ())), None)
     if isinstance(model, mujoco.MjModel):
         return MujocoSimulator(model, joints)

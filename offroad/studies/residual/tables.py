@@ -183,7 +183,7 @@ def arm(grade: Callable[[int, ResidualBudget, Context], dict[str, float]], about
 def simple(constants: str) -> Callable[[int, ResidualBudget, Context], dict[str, float]]:
     def grade(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
         about = unseen(budget, context)
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple(constants=constants), constants))
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple(constants=constants), constants))
         air = in_air(corrected(robots.hamr_simulator(constants), None), about)
         return air | on_ground(step, about) | ranked(step, about)
 
@@ -193,7 +193,7 @@ def simple(constants: str) -> Callable[[int, ResidualBudget, Context], dict[str,
 def told(choose: Callable[[int, ResidualBudget, Context], ResidualModel]) -> Any:
     def grade(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
         about, model = unseen(budget, context), choose(seed, budget, context)
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple()), model)
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple()), model)
         air = in_air(corrected(robots.hamr_simulator(), model), about)
         return air | on_ground(step, about) | ranked(step, about)
 
@@ -289,7 +289,7 @@ def cost(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float
     context.progress("the cost of the simple model and of the networks")
     u = (volts - REST) / REST
     for name, correction in (("simple", None), ("residual", model)):
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple()), correction)
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple()), correction)
         start = robots.rest(BATCH, hamr.simple())
         row[f"{name}: CPU [us per ms]"] = timed(lambda s=step, x=start: robots.walked(s, x, u))
         air = in_air(corrected(robots.hamr_simulator(), correction), about)
