@@ -126,10 +126,6 @@ class MujocoSimulator(Simulator):
                 f"the model has {model.na} actuator activations, whose inverse is not known; use actuators without "
                 "dyntype"
             )
-        if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-            raise OffroadError(
-                "the model integrates with RK4, which has no discrete inverse; use Euler or implicitfast"
-            )
         self.source = model
         self.model = copy.copy(model)
         self.substeps = substeps
@@ -188,8 +184,9 @@ class MujocoSimulator(Simulator):
         return last[:, self._q], last[:, self._qd]
 
     def inverse(self, q: ndarray, qd: ndarray, q_next: ndarray, qd_next: ndarray, start: ndarray) -> tuple[Any, Any]:
-        """In closed form by MuJoCo's discrete-time inverse dynamics, where a log's interval is one physics step."""
-        if self.substeps > 1:
+        """In closed form by MuJoCo's discrete-time inverse dynamics, where a log's interval is one physics step of
+        another integrator than RK4, which has none; else by Gauss-Newton steps."""
+        if self.substeps > 1 or self.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             return super().inverse(q, qd, q_next, qd_next, start)
         model, data = self._inverse, self._data
         mujoco.mj_resetData(model, data)
