@@ -19,6 +19,8 @@ from numpy import ndarray
 
 from offroad.errors import OffroadError
 
+MOST_STEPS = 500
+"""Physics steps in a row of the log; a thousand are taken for milliseconds where seconds were meant."""
 HELD = 1e9
 """The inertia of what is held, in multiples of the robot's largest."""
 SPEC = mujoco.mjtState.mjSTATE_CTRL.value | mujoco.mjtState.mjSTATE_QFRC_APPLIED.value
@@ -69,6 +71,10 @@ class Simulator(abc.ABC):
     def touches(self, q: Float[ndarray, "N n"]) -> bool:
         """Whether anything is in contact in these positions; simulators that cannot tell say yes."""
         return True
+
+    def limits(self) -> Float[ndarray, "n"]:
+        """How far from zero joints can be, infinity where nothing is known to stop them."""
+        return np.full(len(self.joints), np.inf)
 
     def linearise(
         self, q: Float[ndarray, "N n"], qd: Float[ndarray, "N n"], u: Float[ndarray, "N c"], f: Float[ndarray, "N n"]
@@ -163,11 +169,10 @@ class MujocoSimulator(Simulator):
                 f"the rows of the log are {dt:.6g} apart, no multiple of the simulator's timestep of {timestep:.6g}; "
                 "set the model's timestep to a fraction of the log's interval, and check that both are in one unit"
             )
-        if steps > 1000:
+        if steps > MOST_STEPS:
             raise OffroadError(
                 f"the rows of the log are {dt:.6g} apart, {steps:,} timesteps of the simulator; expected at most "
-                "1,000: "
-                "is time in another unit?"
+                f"{MOST_STEPS}: is time in another unit (1,000: ms for s)?"
             )
         return MujocoSimulator(self.source, self.joints, substeps=steps)
 
@@ -212,6 +217,10 @@ class MujocoSimulator(Simulator):
                 slope[:, i] = data.qfrc_actuator - offset
             controls[row] = np.linalg.lstsq(slope[self.dofs], needed - offset[self.dofs], rcond=None)[0]
         return controls, forces
+
+    def limits(self) -> Float[ndarray, "n"]:
+        joints = self.model.dof_jntid[self.dofs]
+        return np.where(self.model.jnt_limited[joints] > 0, np.abs(self.model.jnt_range[joints]).max(1), np.inf)
 
     def touches(self, q: ndarray) -> bool:
         """Whether in more than one of a hundred positions something is in contact."""
