@@ -124,6 +124,11 @@ def prepare(
         checks.check_velocities(log)
     if len(log.starts(1)) < 200:
         raise OffroadError(f"the log has {len(log.starts(1))} steps, expected at least 200")
+    if delay is not None and (delay < 0 or len(log.starts(delay + 1)) < 200):
+        raise OffroadError(
+            f"the delay is {delay} rows, expected 0 or more that leave at least 200 steps of the log's "
+            f"{len(log.starts(1))}"
+        )
     rows, needed, forces = targets(simple, log)
     if "units" not in ignore:
         checks.check_size(log, needed, simple)

@@ -16,11 +16,10 @@ from numpy import ndarray
 from offroad.envs.hamr import HamrFull, drive
 from offroad.envs.hamr import models as hamr
 from offroad.envs.hamr.geometry import REST
-from offroad.models import FitConfig, Log, MujocoSimulator, ResidualModel
+from offroad.models import FitConfig, Log, ResidualModel
 from offroad.models.comparison import Step as AirStep
-from offroad.models.comparison import corrected, fit_end_to_end, mean_squared_errors
+from offroad.models.comparison import corrected, fit_end_to_end, fit_physical, mean_squared_errors
 from offroad.models.fitting import Problem, add_networks, fit_linear, fit_networks, prepare, tune_linear
-from offroad.models.identification import identify
 from offroad.studies.residual import endtoend, robots
 from offroad.studies.residual.robots import INTERVAL, Step
 from offroad.studies.study import Budget, Context, Metrics, NotRun
@@ -202,9 +201,8 @@ def told(choose: Callable[[int, ResidualBudget, Context], ResidualModel]) -> Any
 
 def physical(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
     about, problem = unseen(budget, context), trial(seed, budget, context).problem
-    assert isinstance(problem.simulator, MujocoSimulator)
     context.progress(f"seed {seed}: physical identification")
-    fitted, _ = identify(problem.simulator, problem.log, limbs=problem.model.limbs, horizon=64)
+    fitted, _ = fit_physical(problem)
     step = robots.stepped(robots.physically_like(fitted))
     return in_air(corrected(fitted, None), about) | on_ground(step, about) | ranked(step, about)
 
