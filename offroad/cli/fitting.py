@@ -22,6 +22,12 @@ class FitResidual:
     """The joints of the simulator that the log holds, in its order; by default all hinges and sliders."""
     form: Literal["auto", "action", "delta", "dynamics"] = "auto"
     """What is corrected: the simulator's controls (action, delta) or its forces (dynamics)."""
+    dt: float | None = None
+    """The time between two rows, if the log has no column time."""
+    delay: int | None = None
+    """Rows between an input and its effect; by default it is searched for."""
+    ignore: tuple[Literal["constant", "units", "signal", "actuation"], ...] = ()
+    """Checks of the log to leave out."""
     gaps: Literal["error", "split"] = "error"
     """What a gap in time means: an error, or the begin of another episode."""
     seed: int = 0
@@ -31,6 +37,9 @@ class FitResidual:
         from offroad.fit import fit_residual
 
         out = self.out or Path("runs") / f"fit-{self.log.stem}"
-        fit_residual(self.simple, self.log, out, joints=self.joints, form=self.form, gaps=self.gaps, seed=self.seed)
+        fit_residual(
+            self.simple, self.log, out, joints=self.joints, form=self.form, dt=self.dt, delay=self.delay,
+            gaps=self.gaps, ignore=self.ignore, seed=self.seed,
+        )  # fmt: skip
         print(f"model: {out} (offroad.models.load)")
         return 0

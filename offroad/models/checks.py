@@ -16,7 +16,11 @@ from offroad.models.simulators import Simulator
 CHECKS = ("constant", "units", "signal", "actuation")
 """The names under which checks can be left out."""
 MAGNITUDE = 30.0
-"""How far apart two sizes may be before they are taken for different units."""
+"""How many times larger needed controls may be than inputs, or than ranges, before they are taken for other units."""
+GAUGE = 10.0
+"""The same, either way, of what in the needed controls comes from the inputs."""
+BEYOND = 4.0
+"""How many times the limit of a joint its positions may reach before they are taken for another unit."""
 
 
 def check_sizes(log: Log, simulator: Simulator) -> None:
@@ -67,25 +71,59 @@ def check_velocities(log: Log) -> None:
         )
 
 
-def check_units(log: Log, controls: Float[ndarray, "rows c"], simulator: Simulator) -> None:
-    """Raises `OffroadError` if the simulator needs controls of another order of magnitude than it has.
+def check_ranges(log: Log, simulator: Simulator) -> None:
+    """Raises `OffroadError` if joints go far beyond the limits that the simulator has for them."""
+    limits = simulator.limits()
+    reached = np.quantile(np.abs(log.q), 0.99, axis=0) / limits
+    joint = int(np.argmax(reached))
+    if reached[joint] > BEYOND:
+        raise OffroadError(
+            f"the positions of joint {simulator.joints[joint]!r} reach {reached[joint]:.3g} times the limit of the "
+            f"simulator, {limits[joint]:.3g}; bring the log to the simulator's units (rad or m: degrees are 57.3 times "
+            "larger), or pass ignore=('units',)"
+        )
 
-    It has the ranges of its actuators, or else those of the log's inputs if there are as many.
-    """
+
+def check_size(log: Log, needed: Float[ndarray, "rows c"], simulator: Simulator) -> None:
+    """Raises `OffroadError` if the simulator needs controls that are far larger than the log's inputs are, or than the
+    ranges of its actuators where these are more or fewer than inputs."""
     model = getattr(simulator, "model", None)
-    if model is not None and np.all(model.actuator_ctrllimited):
-        have, whose = np.abs(model.actuator_ctrlrange).max(1), "its range"
-    elif log.u.shape[1] == controls.shape[1]:
-        have, whose = np.sqrt(np.mean(log.u**2, 0)), "those of the log"
+    if log.u.shape[1] == needed.shape[1]:
+        have, whose = np.sqrt(np.mean(log.u**2, 0)), "the inputs of the log"
+    elif model is not None and np.all(model.actuator_ctrllimited):
+        have, whose = np.abs(model.actuator_ctrlrange).max(1), "the range of its actuators"
     else:
         return
-    ratio = np.median(np.sqrt(np.mean(controls**2, 0)) / np.maximum(have, 1e-300))
-    if ratio > MAGNITUDE or ratio < 1e-3 / MAGNITUDE:
-        raise OffroadError(
-            f"to move as in the log the simulator needs controls {ratio:.3g} times {whose}; is the log in the "
-            "simulator's units (rad or m, their rates, its time, its torques)? If the inputs are meant to differ "
-            "(volts for torques), pass ignore=('units',)"
-        )
+    ratio = float(np.median(np.sqrt(np.mean(needed**2, 0)) / np.maximum(have, 1e-300)))
+    if ratio > MAGNITUDE:
+        raise _other_units(ratio, whose)
+
+
+def check_gauge(log: Log, rows: ndarray, needed: Float[ndarray, "rows c"]) -> None:
+    """Raises `OffroadError` if the simulator needs controls of another order of magnitude than the log's inputs.
+
+    `log` has its delay taken out. What counts is what the needed controls change with the inputs, the state being the
+    same. Logs with another number of inputs than the simulator has controls are not judged.
+    """
+    inputs = log.u.shape[1]
+    if inputs != needed.shape[1]:
+        return
+    moved = log.u[rows] - log.u[rows].mean(0)
+    x = np.column_stack([moved, log.q[rows], log.qd[rows], np.ones(len(rows))])
+    scale = np.maximum(np.abs(x).max(0), 1e-300)
+    slope = (np.linalg.lstsq(x / scale, needed, rcond=1e-9)[0] / scale[:, None])[:inputs]
+    # By size, as the inputs may stand in another order than the controls.
+    ratio = float(np.median((moved @ slope).std(0)) / np.median(moved.std(0)))
+    if not 1 / GAUGE < ratio < GAUGE:
+        raise _other_units(ratio, "the inputs of the log")
+
+
+def _other_units(ratio: float, whose: str) -> OffroadError:
+    return OffroadError(
+        f"to move as in the log the simulator needs controls {ratio:.3g} times {whose}, expected about 1; is the "
+        "log in the simulator's units (57: positions in degrees for rad, 0.01: inputs in percent)? If the inputs are "
+        "meant to differ (volts for torques), pass ignore=('units',)"
+    )
 
 
 def check_signal(log: Log, explained: Float[ndarray, "lags"], without: float | int) -> None:

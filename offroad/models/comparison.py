@@ -3,6 +3,7 @@
 Shapes: W windows of H steps, n joints, m inputs.
 """
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,6 +107,18 @@ def fit_end_to_end(problem: Problem) -> EndToEnd:
     return eqx.tree_at(lambda m: m.networks, found, nets)
 
 
+def fit_physical(problem: Problem) -> tuple[MujocoSimulator, dict[str, float]]:
+    """System identification with the budget of the residual model: as many windows of as many rows, and as many passes
+    over them, each with a gradient (by finite differences: a pass takes longer than one of the networks)."""
+    assert isinstance(problem.simulator, MujocoSimulator)
+    config = problem.config
+    passes = config.tuning * config.tuning_batch * (config.members + 1) // config.windows
+    return identify(
+        problem.simulator, problem.log, limbs=problem.model.limbs, horizon=config.horizon, windows=config.windows,
+        evaluations=max(passes, 25),
+    )  # fmt: skip
+
+
 def _still(limbs: tuple[Limb, ...]) -> tuple[Limb, ...]:
     """The limbs without inputs."""
     return tuple(replace(limb, inputs=(), input_signs=(), controls=limb.controls) for limb in limbs)
@@ -142,6 +155,7 @@ class Comparison:
     spread: tuple[Float[ndarray, "n"], Float[ndarray, "n"]]  # variance of positions and velocities of the held-out log
     dt: float
     identified: dict[str, float]  # physical parameters: factors, or values where there were none
+    seconds: dict[str, float]  # wall time of each fit, the checks of the log included where it needs them
 
     def shares(self, name: str) -> Float[ndarray, "H"]:
         """The squared error of positions after each step as a share of their variance, averaged over joints."""
@@ -167,14 +181,18 @@ def compare(
 
     The alternatives: the simple simulator as it is; its physical parameters identified (MuJoCo only); a linear map
     (identification of the actuators), on single steps and on windows; the residual model, without and with windows; an
-    end-to-end network. All but the first know the delay. `horizon` in rows is by default 128, or what the held-out log
+    end-to-end network. All but the first know the delay, and all that learn on windows have the same budget (see
+    `fit_physical`, `fit_end_to_end`). `horizon` in rows is by default 128, or what the held-out log
     allows; other arguments as of `fit`. `say` is told what comes next.
     """
     seen, unseen = log.split(held)
+    clock, seconds = time.monotonic, {}
     say("checking the log")
+    began = clock()
     problem = prepare(
         simple, seen, form=form, joints=joints, limbs=limbs, delay=delay, config=config, ignore=ignore, seed=seed
     )
+    prepared = clock() - began
     late = unseen.delayed(problem.model.delay)
     longest = int(np.unique(late.episode, return_counts=True)[1].max(initial=0)) - 1
     horizon = min(128, longest) if horizon is None else horizon
@@ -184,22 +202,31 @@ def compare(
         errors["simple"] = mean_squared_errors(corrected(simulator, None), unseen, horizon)
     if isinstance(simulator, MujocoSimulator) and log.u.shape[1] == len(simulator.controls):
         say("identifying physical parameters")
-        fitted, identified = identify(simulator, problem.log, limbs=problem.model.limbs)
+        began = clock()
+        fitted, identified = fit_physical(problem)
+        seconds["physical identification"] = clock() - began
         steps["physical identification"] = corrected(fitted, None)
-    say("linear identification")
-    linear = fit_linear(problem)
-    steps["linear identification"] = corrected(simulator, linear)
-    tuned = tune_linear(problem, linear)
-    steps["linear identification, windows"] = corrected(simulator, tuned)
-    say("residual model")
-    steps["residual, single steps"] = corrected(simulator, fit_networks(problem, linear))
-    model = add_networks(problem, tuned)
-    steps["residual"] = corrected(simulator, model)
+
+    def learnt(name: str, learn: Callable[[], ResidualModel], before: str | None = None) -> ResidualModel:
+        say(name)
+        began = clock()
+        model = learn()
+        seconds[name] = clock() - began + (seconds[before] if before else prepared)
+        steps[name] = corrected(simulator, model)
+        return model
+
+    single, windows = "linear identification", "linear identification, windows"
+    linear = learnt(single, lambda: fit_linear(problem))
+    tuned = learnt(windows, lambda: tune_linear(problem, linear), single)
+    learnt("residual, single steps", lambda: fit_networks(problem, linear), single)
+    model = learnt("residual", lambda: add_networks(problem, tuned), windows)
     say("end-to-end network")
+    began = clock()
     plain = eqx.filter_jit(fit_end_to_end(problem))
+    seconds["end-to-end network"] = clock() - began
     steps["end-to-end network"] = lambda *x: tuple(
         np.asarray(v, float) for v in plain(*(jnp.asarray(a, jnp.float32) for a in x))
     )
     say("errors on the held-out log")
     errors |= {name: mean_squared_errors(step, late, horizon) for name, step in steps.items()}
-    return Comparison(model, errors, (late.q.var(0), late.qd.var(0)), log.dt, identified)
+    return Comparison(model, errors, (late.q.var(0), late.qd.var(0)), log.dt, identified, seconds)

@@ -29,9 +29,11 @@ class ResidualEnv(VectorWrapper):
     delayed by the model's delay, corrected and handed on.
 
     A batched MuJoCo environment (one with `models`, `qpos` and `qvel`, as `offroad.envs.vector.MujocoVectorEnv`) is
-    corrected inside its physics, as often as the log had rows, by controls and by forces. Any other vector environment
-    is corrected through its actions, once a step, and needs `read(env) -> (q [N, n], qd [N, n])`: the model's joints.
-    Then the log's rows must be as far apart as its steps, and the model must not be of the form "dynamics".
+    corrected inside its physics, as often as the log had rows, by controls and by forces. One whose actions are asked
+    of controllers inside (`joints` and a method `correct`, as HAMR's) is corrected behind these: the controllers stay,
+    and what they ask of the real robot is what the model sees. Any other vector environment is corrected through its
+    actions, once a step, and needs `read(env) -> (q [N, n], qd [N, n])`: the model's joints. Then the log's rows must
+    be as far apart as its steps. Only the first kind takes a model of the form "dynamics".
 
     `info["trust"]` in [0, 1] says how far each world stayed within the model's data; (1 - trust) `penalty` is taken
     from the reward, so that a policy does not live off what the model makes up.
@@ -39,15 +41,19 @@ class ResidualEnv(VectorWrapper):
 
     def __init__(
         self,
-        env: VectorEnv,
+        env: VectorEnv | gym.Env,
         model: ResidualModel,
         *,
         read: Read | None = None,
         action_space: gym.spaces.Box | None = None,
         penalty: float | int = 0.0,
     ):
+        if not isinstance(env, VectorEnv):
+            raise OffroadError(
+                f"ResidualEnv got {type(env).__name__}, expected a vector environment; make it with "
+                "gymnasium.make_vec(id, num_envs), or put it into gymnasium.vector.SyncVectorEnv([lambda: env])"
+            )
         super().__init__(env)
-        inner = env.unwrapped
         space = action_space or env.single_action_space
         if not isinstance(space, gym.spaces.Box) or space.shape != (model.inputs,):
             raise OffroadError(
@@ -61,56 +67,103 @@ class ResidualEnv(VectorWrapper):
         self.single_action_space = space
         self.action_space = gym.vector.utils.batch_space(space, env.num_envs)
         self.penalty = penalty
-        self._physics: CorrectedPhysics | None = None
-        if read is None:
-            if not all(hasattr(inner, name) for name in ("qpos", "qvel", "models", "_physics")):
-                raise OffroadError(
-                    f"{type(inner).__name__} is no batched MuJoCo environment, so that its joints are unknown; pass "
-                    "read=lambda env: (q, qd)"
-                )
-            inner._physics.close()  # pyright: ignore[reportAttributeAccessIssue]
-            self._physics = CorrectedPhysics(inner.models, float(inner.dt), model)  # pyright: ignore
-            inner._physics = self._physics  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        if model.form == "dynamics":
-            raise OffroadError(
-                "a model of the form 'dynamics' adds forces, which have no way through actions; wrap a batched MuJoCo "
-                "environment, or fit form='action'"
-            )
-        dt = getattr(inner, "dt", None)
+        self._read, self._told = read, Told(model, env.num_envs)
+        self._fresh = np.zeros(env.num_envs, bool)
+        if read is not None:
+            self._correct_actions(model)
+        elif hasattr(env.unwrapped, "correct"):
+            self._correct_behind_controllers(model)
+        else:
+            self._correct_physics(model)
+
+    def _correct_actions(self, model: ResidualModel) -> None:
+        _without_forces(model, "actions")
+        dt = getattr(self.env.unwrapped, "dt", None)
         if dt is not None and abs(float(dt) - model.dt) > 1e-2 * model.dt:
             raise OffroadError(
                 f"the environment steps {float(dt):g} at a time, the rows of the log were {model.dt:g} apart; log at "
-                "the "
-                "environment's interval"
+                "the environment's interval"
             )
-        self._read, self._model = read, eqx.filter_jit(model)
-        self._trust, self._late = eqx.filter_jit(model.trust), Late(model.delay, env.num_envs, model.inputs)
-        self._fresh = np.zeros(env.num_envs, bool)
+
+    def _correct_behind_controllers(self, model: ResidualModel) -> None:
+        inner: Any = self.env.unwrapped
+        _without_forces(model, "controllers")
+        timestep = float(inner.models[0].opt.timestep)
+        if abs(timestep - model.dt) > 1e-2 * model.dt:
+            raise OffroadError(
+                f"the environment's controllers act every {timestep:g}, the rows of the log were {model.dt:g} apart; "
+                "log at that interval, or make the environment with the log's"
+            )
+        if model.controls != inner.joints:
+            raise OffroadError(
+                f"the model gives the controls {', '.join(model.controls)}, the environment takes "
+                f"{', '.join(inner.joints)}; fit the model with this environment as the simulator"
+            )
+        order = [_known(name, inner.joints) for name in model.joints]
+        inner.correct(lambda q, qd, u, fresh: self._told(q[:, order], qd[:, order], u, fresh)[0])
+
+    def _correct_physics(self, model: ResidualModel) -> None:
+        inner: Any = self.env.unwrapped
+        if not all(hasattr(inner, name) for name in ("qpos", "qvel", "models", "_physics")):
+            raise OffroadError(
+                f"{type(inner).__name__} is no batched MuJoCo environment, so that its joints are unknown; pass "
+                "read=lambda env: (q, qd)"
+            )
+        inner._physics.close()
+        inner._physics = CorrectedPhysics(inner.models, float(inner.dt), model, self._told)
 
     def reset(
         self, *, seed: int | Any | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        if self._physics is None:
-            self._fresh |= np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
+        self._fresh |= np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         return self.env.reset(seed=seed, options=None if options is None else dict(options))
 
     def step(self, actions: Any) -> tuple[Any, ndarray, ndarray, ndarray, dict[str, Any]]:
         box = self.single_action_space
         assert isinstance(box, gym.spaces.Box)
         actions = np.clip(np.asarray(actions, float), box.low, box.high)
-        if self._physics is not None:
-            observation, reward, terminated, truncated, info = self.env.step(actions)
-            trust = self._physics.trust.copy()
-        else:
-            q, qd = self._read(self.env)
-            u = self._late(actions, self._fresh)
-            trust = np.asarray(self._trust(q, qd, u))
-            observation, reward, terminated, truncated, info = self.env.step(np.asarray(self._model(q, qd, u)[0]))
-            automatic = self.env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED
-            self._fresh = (terminated | truncated) & automatic
+        self._told.trust = np.ones(self.num_envs)
+        if self._read is not None:
+            actions = self._told(*self._read(self.env), actions, self._fresh)[0]
+        observation, reward, terminated, truncated, info = self.env.step(actions)
+        automatic = self.env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED
+        self._fresh = (terminated | truncated) & automatic
+        trust = self._told.trust
         info["trust"], info["_trust"] = trust, np.ones(self.num_envs, bool)
         return observation, reward - self.penalty * (1 - trust), terminated, truncated, info
+
+
+def _without_forces(model: ResidualModel, way: str) -> None:
+    if model.form == "dynamics":
+        raise OffroadError(
+            f"a model of the form 'dynamics' adds forces, which have no way through {way}; wrap a batched MuJoCo "
+            "environment, or fit form='action'"
+        )
+
+
+def _known(name: str, joints: Any) -> int:
+    """The index of a joint."""
+    if name not in joints:
+        raise OffroadError(f"the environment has no joint {name!r}; it has {', '.join(joints)}")
+    return list(joints).index(name)
+
+
+class Told:
+    """What the model makes of inputs, row after row: delayed, corrected, and with an eye on the range of the data."""
+
+    def __init__(self, model: ResidualModel, worlds: int):
+        self._late = Late(model.delay, worlds, model.inputs)
+        self._model = eqx.filter_jit(lambda q, qd, u: (*model(q, qd, u), model.trust(q, qd, u)))
+        self.trust = np.ones(worlds)
+        """How far each world stayed within the data since this was set to 1."""
+
+    def __call__(
+        self, q: Float[ndarray, "N n"], qd: Float[ndarray, "N n"], u: Float[ndarray, "N m"], fresh: ndarray
+    ) -> tuple[Float[ndarray, "N c"], Float[ndarray, "N n"]]:
+        inputs = (jnp.asarray(x, jnp.float32) for x in (q, qd, self._late(u, fresh)))
+        control, force, trust = (np.asarray(x) for x in self._model(*inputs))
+        self.trust = np.minimum(self.trust, trust)
+        return control, force
 
 
 class Late:
@@ -132,7 +185,7 @@ class CorrectedPhysics:
     It takes the place of `offroad.envs.physics.RolloutPhysics`: `step` advances the states by `duration`.
     """
 
-    def __init__(self, models: list[mujoco.MjModel], duration: float, model: ResidualModel):
+    def __init__(self, models: list[mujoco.MjModel], duration: float, model: ResidualModel, told: Told):
         first = models[0]
         timestep = float(first.opt.timestep)
         self._substeps, self._rows = round(model.dt / timestep), round(duration / model.dt)
@@ -147,10 +200,8 @@ class CorrectedPhysics:
                 f"the environment steps {duration:g} at a time, no multiple of the log's {model.dt:g}; log faster or "
                 "in step"
             )
-        known = {first.joint(i).name or f"joint_{i}": i for i in range(first.njnt)}
-        if missing := [name for name in model.joints if name not in known]:
-            raise OffroadError(f"the environment has no joint {missing[0]!r}; it has {', '.join(known)}")
-        joints = [known[name] for name in model.joints]
+        names = [first.joint(i).name or f"joint_{i}" for i in range(first.njnt)]
+        joints = [_known(name, names) for name in model.joints]
         self._q = 1 + first.jnt_qposadr[joints]
         self._dofs = first.jnt_dofadr[joints]
         self._qd = 1 + first.nq + self._dofs
@@ -158,25 +209,18 @@ class CorrectedPhysics:
         for each in models:  # what the model asks for is not the real input, whose range the wrapper guards
             each.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL.value
         self._models, self._data = models, mujoco.MjData(first)
-        self._told = eqx.filter_jit(lambda q, qd, u: (*model(q, qd, u), model.trust(q, qd, u)))
-        self._late = Late(model.delay, len(models), model.inputs)
+        self._told = told
         self._pushed = np.zeros((len(models), self._substeps, first.nu + first.nv))
         self._controls = first.nu
-        self.trust = np.ones(len(models))
-        """How far each world stayed within the data in the last step."""
 
     def step(self, state: Float[ndarray, "N S"], control: Float[ndarray, "N m"]) -> None:
         """Advances `state` in place."""
         fresh = state[:, 0] < self._start
-        self.trust[:] = 1.0
         for _ in range(self._rows):
-            u = self._late(control, fresh)
-            inputs = (jnp.asarray(x, jnp.float32) for x in (state[:, self._q], state[:, self._qd], u))
-            told, force, trust = (np.asarray(x) for x in self._told(*inputs))
+            told, force = self._told(state[:, self._q], state[:, self._qd], control, fresh)
             self._pushed[:, :, : self._controls] = told[:, None]
             self._pushed[:, :, self._controls + self._dofs] = force[:, None]
             state[:] = advance(self._models, self._data, state, self._pushed)
-            self.trust = np.minimum(self.trust, trust)
             fresh = np.zeros(len(state), bool)
 
     def close(self) -> None:

@@ -120,12 +120,18 @@ def prepare(
     if "constant" not in ignore:
         checks.check_constant(log)
     if "units" not in ignore:
+        checks.check_ranges(log, simple)
         checks.check_velocities(log)
     if len(log.starts(1)) < 200:
         raise OffroadError(f"the log has {len(log.starts(1))} steps, expected at least 200")
+    if delay is not None and (delay < 0 or len(log.starts(delay + 1)) < 200):
+        raise OffroadError(
+            f"the delay is {delay} rows, expected 0 or more that leave at least 200 steps of the log's "
+            f"{len(log.starts(1))}"
+        )
     rows, needed, forces = targets(simple, log)
     if "units" not in ignore:
-        checks.check_units(log, needed, simple)
+        checks.check_size(log, needed, simple)
     lag, explained, without = checks.search_delay(log, needed, rows, config.max_delay)
     if "signal" not in ignore:
         checks.check_signal(log, explained, without)
@@ -135,6 +141,8 @@ def prepare(
     if lag:
         log = log.delayed(lag)
         rows, needed, forces = targets(simple, log)
+    if "units" not in ignore:
+        checks.check_gauge(log, rows, needed)
     if form != "dynamics" and "actuation" not in ignore:
         change = log.qd[rows + 1] - log.qd[rows]
         zero = np.zeros_like(forces)

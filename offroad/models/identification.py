@@ -112,12 +112,13 @@ def identify(
     *,
     limbs: Sequence[Limb],
     kinds: Sequence[str] = KINDS,
-    horizon: int = 16,
-    windows: int = 64,
-    evaluations: int = 25,
+    horizon: int,
+    windows: int,
+    evaluations: int,
 ) -> tuple[MujocoSimulator, dict[str, float]]:
     """The simulator whose parameters err least over `windows` windows of `horizon` rows, and what was changed.
 
+    `evaluations` are at most as many passes over the windows, each with its derivatives.
     Returns the factor of each parameter (its value where the model had zero). Errors are weighted by each joint's own
     spread, and large ones count linearly (soft L1), so that a jolt or a stop that was hit decides nothing.
     """

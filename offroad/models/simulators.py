@@ -19,6 +19,8 @@ from numpy import ndarray
 
 from offroad.errors import OffroadError
 
+MOST_STEPS = 500
+"""Physics steps in a row of the log; a thousand are taken for milliseconds where seconds were meant."""
 HELD = 1e9
 """The inertia of what is held, in multiples of the robot's largest."""
 SPEC = mujoco.mjtState.mjSTATE_CTRL.value | mujoco.mjtState.mjSTATE_QFRC_APPLIED.value
@@ -69,6 +71,10 @@ class Simulator(abc.ABC):
     def touches(self, q: Float[ndarray, "N n"]) -> bool:
         """Whether anything is in contact in these positions; simulators that cannot tell say yes."""
         return True
+
+    def limits(self) -> Float[ndarray, "n"]:
+        """How far from zero joints can be, infinity where nothing is known to stop them."""
+        return np.full(len(self.joints), np.inf)
 
     def linearise(
         self, q: Float[ndarray, "N n"], qd: Float[ndarray, "N n"], u: Float[ndarray, "N c"], f: Float[ndarray, "N n"]
@@ -126,10 +132,6 @@ class MujocoSimulator(Simulator):
                 f"the model has {model.na} actuator activations, whose inverse is not known; use actuators without "
                 "dyntype"
             )
-        if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
-            raise OffroadError(
-                "the model integrates with RK4, which has no discrete inverse; use Euler or implicitfast"
-            )
         self.source = model
         self.model = copy.copy(model)
         self.substeps = substeps
@@ -167,11 +169,10 @@ class MujocoSimulator(Simulator):
                 f"the rows of the log are {dt:.6g} apart, no multiple of the simulator's timestep of {timestep:.6g}; "
                 "set the model's timestep to a fraction of the log's interval, and check that both are in one unit"
             )
-        if steps > 1000:
+        if steps > MOST_STEPS:
             raise OffroadError(
                 f"the rows of the log are {dt:.6g} apart, {steps:,} timesteps of the simulator; expected at most "
-                "1,000: "
-                "is time in another unit?"
+                f"{MOST_STEPS}: is time in another unit (1,000: ms for s)?"
             )
         return MujocoSimulator(self.source, self.joints, substeps=steps)
 
@@ -188,8 +189,9 @@ class MujocoSimulator(Simulator):
         return last[:, self._q], last[:, self._qd]
 
     def inverse(self, q: ndarray, qd: ndarray, q_next: ndarray, qd_next: ndarray, start: ndarray) -> tuple[Any, Any]:
-        """In closed form by MuJoCo's discrete-time inverse dynamics, where a log's interval is one physics step."""
-        if self.substeps > 1:
+        """In closed form by MuJoCo's discrete-time inverse dynamics, where a log's interval is one physics step of
+        another integrator than RK4, which has none; else by Gauss-Newton steps."""
+        if self.substeps > 1 or self.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:
             return super().inverse(q, qd, q_next, qd_next, start)
         model, data = self._inverse, self._data
         mujoco.mj_resetData(model, data)
@@ -216,6 +218,10 @@ class MujocoSimulator(Simulator):
             controls[row] = np.linalg.lstsq(slope[self.dofs], needed - offset[self.dofs], rcond=None)[0]
         return controls, forces
 
+    def limits(self) -> Float[ndarray, "n"]:
+        joints = self.model.dof_jntid[self.dofs]
+        return np.where(self.model.jnt_limited[joints] > 0, np.abs(self.model.jnt_range[joints]).max(1), np.inf)
+
     def touches(self, q: ndarray) -> bool:
         """Whether in more than one of a hundred positions something is in contact."""
         data, found = self._data, 0
@@ -239,12 +245,18 @@ def advance(
 
 
 def simulator(simple: Any, joints: tuple[str, ...] | None = None) -> Simulator:
-    """A `Simulator` from one, from a MuJoCo model, or from an environment that has one (`model` or `models`)."""
+    """A `Simulator` from one, from a MuJoCo model, or from an environment that has one (`model`, `models`, or `envs`
+    with a `model`). An environment whose actions are not the controls of its model has a method `driven`, which gives a
+    model where they are, and `joints`."""
     if isinstance(simple, Simulator):
         return simple
     if isinstance(simple, mujoco.MjModel):
         return MujocoSimulator(simple, joints)
     inner = getattr(simple, "unwrapped", simple)
+    if envs := getattr(inner, "envs", None):
+        inner = envs[0].unwrapped
+    if hasattr(inner, "driven"):
+        return MujocoSimulator(inner.driven(), joints or inner.joints)
     model = getattr(inner, "model", None) or next(iter(getattr(inner, "models", ())), None)
     if isinstance(model, mujoco.MjModel):
         return MujocoSimulator(model, joints)

@@ -163,24 +163,23 @@ def test_controller_pulls_to_the_target_in_volts():
     np.testing.assert_array_equal(drive.leg_position_controller(target, target, np.zeros(8)), 112.5)
 
 
-def test_a_subclass_sees_voltages_and_legs_in_every_physics_step():
+def test_a_correction_sees_voltages_and_legs_in_every_physics_step():
     seen = []
 
-    class Watched(HamrSimple):
-        feedback = True
+    def correction(angle, velocity, u, begun):
+        seen.append((u.copy(), angle.copy(), begun.copy()))
+        return u
 
-        def _command(self, volts, angle, velocity):
-            seen.append((volts.copy(), angle.copy()))
-            return super()._command(volts, angle, velocity)
-
-    one, two = Watched(2, control="voltage"), HamrSimple(2, control="voltage")
+    one, two = HamrSimple(2, control="voltage"), HamrSimple(2, control="voltage")
+    one.correct(correction)
     for env in (one, two):
         env.reset(seed=0)
     action = actions(1, 2)[0]
     after = [env.step(action)[0] for env in (one, two)]
     assert len(seen) == 16
-    np.testing.assert_allclose(seen[-1][0], 112.5 * (1 + action), rtol=1e-6)
+    np.testing.assert_allclose(seen[-1][0], action, rtol=1e-6)
     assert (seen[-1][1] != seen[0][1]).all()
+    assert [begun.all() for *_, begun in seen] == [True] + [False] * 15
     np.testing.assert_allclose(*after, atol=5e-3)  # up to 600 rad/s
 
 

@@ -1,6 +1,8 @@
 """`offroad fit residual`: from a CSV log and an XML file to a model and a report; and mistakes in a line."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,21 +22,28 @@ def files(tmp_path):
     log = logged(arm(friction=0.1), rows=900, delay=1)
     columns = {"time": 0.01 * np.arange(900), "q": log.q, "qd": log.qd, "u": log.u}
     tables.write_csv(tmp_path / "log.csv", columns)
+    tables.write_csv(tmp_path / "untimed.csv", {"q": log.q, "qd": log.qd, "u": 20 * log.u})
     (tmp_path / "arm.xml").write_text(ARM % {"integrator": "implicitfast", "friction": 0, "load": 0.5})
     return tmp_path
 
 
-def test_a_log_becomes_a_model_and_a_report(files):
-    results = fit_residual(str(files / "arm.xml"), files / "log.csv", files / "out", config=QUICK)
+@pytest.mark.parametrize(
+    ("name", "options"), [("log.csv", {}), ("untimed.csv", {"dt": 0.01, "delay": 1, "ignore": ("units",)})]
+)
+def test_a_log_becomes_a_model_and_a_report(files, name, options):
+    results = fit_residual(str(files / "arm.xml"), files / name, files / "out", config=QUICK, **options)
     saved = json.loads((files / "out" / "results.json").read_text())
     assert set(saved["arms"]) == {
         "simple", "physical identification", "linear identification", "linear identification, windows",
         "residual, single steps", "residual", "end-to-end network",
     }  # fmt: skip
-    free = [name for name in results["residual"] if name.startswith("free run")]
+    free = [name for name in results["residual"] if name.startswith("closed loop")]
     assert len(free) == 1
     assert results.values("residual", free[0])[0] < results.values("simple", free[0])[0]
     assert load(files / "out").delay == 1
+    for arm_of in ("residual", "physical identification"):
+        assert results.values(arm_of, "fit [s]")[0] > 0
+        assert {"one step", "8 steps", free[0]} < set(results[arm_of])
     assert any("inertia gauge" in claim.claim for claim in results.claims)
     page = (files / "out" / "report.html").read_text()
     assert "linear identification" in page
@@ -46,11 +55,22 @@ def test_mistakes_are_one_line(files, capsys):
         (["--simple", "HamrSimpel-v0"], "did you mean"),
         (["--simple", str(files / "leg.xml")], "does not exist"),
         (["--simple", str(files / "arm.xml"), "--joints", "c"], "no hinge or slider 'c'"),
-    ):
-        assert main(["fit", "residual", "--log", str(files / "log.csv"), *words]) == 2
+        (["--simple", str(files / "arm.xml"), "--dt", "10"], "offroad: the rows of the log are 10 apart"),
+        (["--simple", str(files / "arm.xml"), "--delay", "800"], "offroad: the delay is 800 rows"),
+        (["--simple", str(files / "arm.xml"), "--log", str(files / "untimed.csv")], "no column of times and no dt"),
+        (["--simple", str(files / "arm.xml"), "--log", str(files / "untimed.csv"), "--dt", "0.01"], "controls 0.0"),
+        (
+            ["--simple", str(files / "arm.xml"), "--log", str(files / "untimed.csv"), "--dt", "0.01", "--delay", "1",
+             "--ignore", "units", "signal", "constant", "--form", "dynamics", "--joints", "a"],
+            "the log has 2 joints, the simulator 1",
+        ),
+    ):  # fmt: skip
+        log = [] if "--log" in words else ["--log", str(files / "log.csv")]
+        assert main(["fit", "residual", *log, *words]) == 2
         said = capsys.readouterr().err
         assert message in said
         assert said.count("\n") == 1
+        assert "study" not in said
 
 
 def test_hamr_is_known_with_its_limbs():
@@ -70,3 +90,17 @@ def test_hamr_is_known_with_its_limbs():
         np.testing.assert_allclose(other, swings[0], rtol=0.1)
     with pytest.raises(OffroadError):
         simple_simulator("nonsense")
+
+
+def test_the_log_of_the_example_makes_a_report(tmp_path):
+    """The second domain: a cheetah with hidden friction, delay, weak motors and heavier feet."""
+    log = Path(__file__).parents[2] / "examples" / "residual_cheetah.csv"
+    joints = ("bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
+    config = dataclasses.replace(QUICK, updates=300)
+    results = fit_residual("HalfCheetah-v5", log, tmp_path, joints=joints, config=config)
+    for horizon in ("one step", "8 steps"):
+        assert results.values("residual", horizon)[0] < results.values("linear identification", horizon)[0]
+        assert results.values("linear identification", horizon)[0] < 0.5 * results.values("simple", horizon)[0]
+    assert (tmp_path / "report.html").exists()
+    assert load(tmp_path).joints == joints
+    assert load(tmp_path).delay > 0

@@ -5,10 +5,14 @@ import gymnasium as gym
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from residual_pair import excitation
 
 import offroad
+from offroad.envs.hamr import HamrSimple, drive
+from offroad.envs.hamr import models as hamr_models
+from offroad.envs.hamr.geometry import REST
 from offroad.errors import OffroadError
-from offroad.models import Limb, ResidualEnv
+from offroad.models import FitConfig, Limb, ResidualEnv, fit, make_log, simulator
 from offroad.models.residual import empty
 
 JOINTS = ("bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot")
@@ -115,6 +119,86 @@ def test_what_does_not_fit_is_refused():
         (lambda: ResidualEnv(cheetah(), model(dt=0.04)), "no multiple of the log's 0.04"),
         (lambda: ResidualEnv(cheetah(), model(joints=tuple("abcdef"))), "has no joint 'a'; it has rootx"),
         (lambda: ResidualEnv(gym.make_vec("Pendulum-v1", 1), model(joints=("x",))), "no batched MuJoCo environment"),
+        (lambda: ResidualEnv(gym.make("Pendulum-v1"), model(joints=("x",))), "got TimeLimit.*gymnasium.make_vec"),
     ):
         with pytest.raises(OffroadError, match=message):
             bad()
+
+
+def of_legs(gain=1.0, delay=0, joints=HamrSimple.joints, dt=0.25):
+    return model(gain, delay=delay, dt=dt, joints=joints)
+
+
+def legs(env, seed=1):
+    chosen = np.random.default_rng(0).uniform(-1, 1, (5, 2, 8))
+    return rollout(env, chosen, seed=seed)
+
+
+@pytest.mark.parametrize("control", ["angles", "voltage"])
+def test_hamr_keeps_its_leg_controllers_and_is_corrected_behind_them(control):
+    def made(**kwargs):
+        return offroad.make_vec("offroad/HamrSimple-v0", 2, control=control, **kwargs)
+
+    plain = legs(made())
+    np.testing.assert_allclose(legs(ResidualEnv(made(), of_legs())), plain, rtol=1e-3, atol=2e-3)
+    # half of the voltage is the voltage of legs of half the torque, on which the controllers act as before
+    weak = hamr_models.simple()
+    weak.actuator_gear[:, 0] = 0.5
+    halved = legs(ResidualEnv(made(), of_legs(0.5)))
+    np.testing.assert_allclose(halved, legs(made(models=weak)), rtol=1e-3, atol=2e-3)
+    assert np.abs(halved - plain).max() > 0.05
+
+
+def test_what_is_fitted_to_hamr_from_gymnasium_is_what_its_environment_takes():
+    env, other = (offroad.make_vec("offroad/HamrSimple-v0", 2, constants="published", in_air=True) for _ in range(2))
+    volts = drive.noise(np.random.default_rng(0), 600)
+    record = HamrSimple.log(hamr_models.hip_torques(volts, "published"), constants="published")
+    log = make_log(record["q"], (volts - REST) / REST, record["qd"], dt=0.25)
+    fitted = fit(env, log, config=FitConfig(hidden=(), tuning=0))
+    assert (fitted.joints, fitted.controls) == (HamrSimple.joints, HamrSimple.joints)
+    np.testing.assert_allclose(fitted(log.q, log.qd, log.u)[0], log.u, atol=1e-3)  # for there is nothing to correct
+    np.testing.assert_allclose(legs(ResidualEnv(env, fitted)), legs(other), rtol=2e-3, atol=0.05)  # up to 60 rad/s
+    for bad, message in (
+        (of_legs(dt=0.5), "controllers act every 0.25, the rows of the log were 0.5 apart"),
+        (of_legs(joints=HamrSimple.joints[::-1]), "gives the controls RR_lift"),
+        (model(form="dynamics", dt=0.25, joints=HamrSimple.joints), "no way through controllers"),
+    ):
+        with pytest.raises(OffroadError, match=message):
+            ResidualEnv(offroad.make_vec("offroad/HamrSimple-v0", 2), bad)
+
+
+def test_a_delay_shifts_what_hamr_is_told_and_begins_anew_with_an_episode():
+    late = ResidualEnv(offroad.make_vec("offroad/HamrSimple-v0", 2, control="voltage"), of_legs(delay=16))
+    chosen = np.random.default_rng(0).uniform(-1, 1, (5, 2, 8))
+    before = np.concatenate([chosen[:1], chosen[:-1]])
+    plain = rollout(offroad.make_vec("offroad/HamrSimple-v0", 2, control="voltage"), before)
+    for _ in range(2):
+        np.testing.assert_allclose(rollout(late, chosen), plain, rtol=1e-3, atol=2e-3)
+
+
+def test_a_robot_of_gymnasium_that_integrates_with_rk4_is_corrected():
+    names = ("thigh_joint", "leg_joint", "foot_joint")
+
+    def hoppers():
+        return gym.make_vec("Hopper-v5", 2, vectorization_mode="sync")
+
+    def read(env):
+        data = [e.unwrapped.data for e in env.unwrapped.envs]
+        return np.stack([d.qpos[3:] for d in data]), np.stack([d.qvel[3:] for d in data])
+
+    robot = simulator(hoppers(), names).with_dt(0.008)
+    u, q = excitation(0, 600, 0.3), [np.zeros((1, 3))]
+    u = np.column_stack([u, u[::-1, :1]])
+    qd = [np.zeros((1, 3))]
+    for t in range(599):  # the real motors are weaker by a fifth and pull a little to one side
+        here = robot.step(q[-1], qd[-1], 0.8 * u[[t]] + 0.05, np.zeros((1, 3)))
+        q.append(here[0])
+        qd.append(here[1])
+    log = make_log(np.concatenate(q), u, np.concatenate(qd), dt=0.008)
+    fitted = fit(hoppers(), log, joints=names, config=FitConfig(hidden=(), tuning=0))
+    assert fitted.form == "action"
+    np.testing.assert_allclose(fitted(log.q, log.qd, log.u)[0], 0.8 * u + 0.05, atol=0.04)
+    chosen = np.random.default_rng(0).uniform(-1, 1, (4, 2, 3)).astype(np.float32)
+    wanted = rollout(hoppers(), 0.8 * chosen + 0.05)
+    plain, told = (rollout(e, chosen) - wanted for e in (hoppers(), ResidualEnv(hoppers(), fitted, read=read)))
+    assert np.abs(told).max() < 0.1 * np.abs(plain).max()

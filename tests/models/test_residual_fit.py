@@ -16,6 +16,7 @@ from offroad.models.residual import gather, networks, whole
 
 LINEAR = FitConfig(hidden=(), tuning=0)
 QUICK = FitConfig(hidden=(24,), members=3, updates=600, batch=128, tuning=40, horizon=12, windows=100, tuning_batch=16)
+EVERYTHING = {"horizon": 16, "windows": 64, "evaluations": 25}
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_delta_and_action_agree_where_inputs_are_controls():
 def test_parameters_are_identified():
     log = logged(arm(load=0.5, friction=0.08), rows=1500)
     simulator = MujocoSimulator(arm(load=0.4))
-    fitted, values = identify(simulator, log, limbs=(whole(2, 2, 2),), kinds=("mass", "friction"))
+    fitted, values = identify(simulator, log, limbs=(whole(2, 2, 2),), kinds=("mass", "friction"), **EVERYTHING)
     assert values["mass of b"] == pytest.approx(0.5 / 0.4, rel=0.03)
     assert values["mass of a"] == pytest.approx(1.0, rel=0.05)
     assert values["friction of a"] == pytest.approx(0.08, rel=0.1)

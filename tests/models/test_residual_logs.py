@@ -5,6 +5,8 @@ import pytest
 from residual_pair import arm, logged
 
 from offroad.data import tables
+from offroad.envs.hamr import HamrFull, HamrSimple, drive
+from offroad.envs.hamr.geometry import REST
 from offroad.errors import OffroadError
 from offroad.models import FitConfig, make_log, read_log
 from offroad.models.checks import search_delay
@@ -121,7 +123,7 @@ def test_every_bad_log_has_its_message(tmp_path):
         (lambda: changed(log, u=shuffled), "the log carries no signal"),
         (lambda: changed(log, qd=np.degrees(log.qd)), r"is 57\.\d+ times the derivative of its position"),
         (lambda: changed(log, q=1e3 * log.q, qd=1e3 * log.qd), "is the log in the simulator's units"),
-        (lambda: changed(log, dt=10.0), "the velocity of joint"),
+        (lambda: changed(log, dt=10.0), "1,000 timesteps of the simulator; .* is time in another unit"),
         (lambda: changed(log, dt=0.015), "no multiple of the simulator's timestep"),
         (lambda: changed(log, q=log.q[:, :1], qd=log.qd[:, :1]), "the log has 1 joints, the simulator 2"),
         (
@@ -140,3 +142,39 @@ def test_every_bad_log_has_its_message(tmp_path):
         read_log(tmp_path / "log.csv")
     with pytest.raises(OffroadError, match="unknown check 'unit'; did you mean 'units'"):
         prepare(arm(), log, ignore=("unit",))
+
+
+def pendulum():
+    """A robot and its simulator, which is light by a third, without limits of joints."""
+    return arm(load=0.3), logged(
+        arm(friction=0.05, load=0.5), rows=1000, delay=1, actuator=lambda u: 2 * np.tanh(u / 2)
+    )
+
+
+def hamr():
+    volts = drive.noise(np.random.default_rng(0), 400, ramp=50)
+    record = HamrFull.log(volts)
+    return HamrSimple(constants="summed"), make_log(record["q"], (volts - REST) / REST, record["qd"], dt=0.25)
+
+
+@pytest.mark.parametrize("pair", [pendulum, hamr])
+def test_logs_in_other_units_are_refused(pair):
+    simple, log = pair()
+    prepare(simple, log, config=QUICK)  # as it is, it is no cause for complaint
+    degrees = np.degrees(log.q), np.degrees(log.qd)
+    no_velocities = make_log(log.q, log.u, dt=1000 * log.dt)
+    limited = r"positions of joint '\w+' reach \d+\.?\d* times the limit" if pair is hamr else None
+    for bad, message in (
+        (no_velocities, "1,000 timesteps of the simulator; .* is time in another unit"),
+        (changed(log, dt=1000 * log.dt, qd=log.qd / 1000), "is time in another unit"),
+        (changed(log, dt=log.dt / 1000, qd=log.qd * 1000), "check that both are in one unit"),
+        (changed(log, q=degrees[0], qd=degrees[1]), limited or r"needs controls \d{2,}\.?\S* times the inputs"),
+        (changed(log, u=100 * log.u), r"needs controls 0\.0[012]\d* times the inputs"),
+        (changed(log, u=log.u / 100), r"needs controls \d{2,}\.?\d* times the inputs"),
+    ):
+        with pytest.raises(OffroadError, match=message):
+            prepare(simple, bad, config=QUICK)
+    shuffled = changed(log, u=100 * log.u[:, ::-1])
+    with pytest.raises(OffroadError, match="times the inputs"):  # in whatever order inputs come
+        prepare(simple, shuffled, config=QUICK)
+    prepare(simple, changed(log, u=100 * log.u), config=QUICK, ignore=("units",))

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from offroad.envs.hamr import HamrFull, HamrSimple, drive
 from offroad.envs.hamr import models as hamr
-from offroad.models import FitConfig
+from offroad.models import FitConfig, ResidualEnv
 from offroad.models.residual import empty
 from offroad.studies import load, residual
 from offroad.studies.residual import control, endtoend, robots, tables
@@ -67,9 +67,9 @@ def test_the_simple_model_grades_itself_as_faultless_and_the_full_ones_path_is_i
     volts = drive.sine("trot", 40, frequency=30)
     model = hamr.simple()
     record = HamrSimple.log(hamr.hip_torques(volts), in_air=False) | {"u": volts}
-    step = robots.stepped(robots.driven_by_voltage(hamr.simple()))
+    step = robots.stepped(hamr.driven_by_voltage(hamr.simple()))
     assert robots.ground_errors(step, record, 32).max() < 1e-12
-    worse = robots.stepped(robots.driven_by_voltage(hamr.simple(constants="published"), "published"))
+    worse = robots.stepped(hamr.driven_by_voltage(hamr.simple(constants="published"), "published"))
     assert robots.ground_errors(worse, record, 32)[-1] > 1e-6
     path = robots.walked(step, robots.states_of(record, model)[:1], robots.inputs(record)[None, :60])
     np.testing.assert_allclose(path[0, -1, 1:8], record["qpos"][60, :7], atol=1e-9)
@@ -95,8 +95,9 @@ def test_rank_correlations():
 
 def identity(gain):
     """A correction that multiplies voltages."""
-    made = empty(robots.hamr_limbs(), None, 0, form="action", joints=robots.JOINTS, controls=robots.JOINTS, inputs=8,
-                 dt=0.25, delay=0, notes=())  # fmt: skip
+    joints = HamrSimple.joints
+    made = empty(robots.hamr_limbs(), None, 0, form="action", joints=joints, controls=joints, inputs=8, dt=0.25,
+                 delay=0, notes=())  # fmt: skip
     weights = jnp.zeros((2, 7)).at[0, 4].set(gain).at[1, 5].set(gain)
     return eqx.tree_at(lambda m: m.linear, made, weights)
 
@@ -109,9 +110,9 @@ def test_what_stands_for_the_robot_is_what_it_says():
         return np.array([env.step(a)[0] for a in actions])
 
     plain = run(HamrSimple(2))
-    np.testing.assert_allclose(run(control.ToldHamr(2, correction=identity(1.0))), plain, rtol=1e-3, atol=2e-3)
-    assert np.abs(run(control.ToldHamr(2, correction=identity(0.5))) - plain).max() > 0.05
-    first, again, other = (run(control.NoisyHamr(2, seed=s)) for s in (0, 0, 1))
+    np.testing.assert_allclose(run(ResidualEnv(HamrSimple(2), identity(1.0))), plain, rtol=1e-3, atol=2e-3)
+    assert np.abs(run(ResidualEnv(HamrSimple(2), identity(0.5))) - plain).max() > 0.05
+    first, again, other = (run(control.noisy(2, seed=s, constants="summed")) for s in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1e-4
     drawn = control.randomised(3, seed=0)

@@ -7,7 +7,7 @@ Shapes: N worlds. Units at this edge are SI; inside, those of `offroad.envs.hamr
 # pyright: reportAttributeAccessIssue=false
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from numpy import ndarray
 
 from offroad.envs.hamr import models as hamr_models
 from offroad.envs.hamr.drive import FeedbackPhysics, leg_position_controller, record
-from offroad.envs.hamr.geometry import BIAS
+from offroad.envs.hamr.geometry import BIAS, DOFS, LEGS, REST
 from offroad.envs.physics import cores
 from offroad.envs.vector import MujocoVectorEnv, SingleMujocoEnv
 from offroad.errors import OffroadError, unknown
@@ -28,6 +28,8 @@ DECISION = 4.0  # ms: 250 Hz
 DECISIONS = 75  # 300 ms
 REACH = 0.25  # rad, of the leg angles that actions ask for
 CONTROLS, TASKS = ("angles", "voltage"), ("walk", "turn")
+Correction = Callable[[ndarray, ndarray, ndarray, ndarray], ndarray]
+"""`(angle [N, 8], velocity [N, 8], u [N, 8], begun [N]) -> u`: rad, rad/ms, actions; worlds that begin an episode."""
 
 
 class Hamr(MujocoVectorEnv, abc.ABC):
@@ -58,8 +60,8 @@ class Hamr(MujocoVectorEnv, abc.ABC):
         kwargs: those of `MujocoVectorEnv`.
     """
 
-    feedback = False
-    """Whether what the actuators are told depends on the state of the legs even if the voltages do not."""
+    joints = tuple(f"{leg}_{dof}" for leg in LEGS for dof in DOFS)
+    """The hip angles, in the order in which they are observed, told and corrected."""
 
     def __init__(
         self,
@@ -98,9 +100,16 @@ class Hamr(MujocoVectorEnv, abc.ABC):
         )
         self.metadata["render_fps"] = round(1e3 / DECISION)
         self._hips = hamr_models.hip_matrix(first)
-        if self.feedback or control == "angles":
-            self._physics.close()
-            self._physics = FeedbackPhysics(self.models, substeps, min(num_envs, num_threads or cores()), self._law)
+        self._threads = min(num_envs, num_threads or cores())
+        self._correction: Correction | None = None
+        if control == "angles":
+            self._act_in_every_step()
+
+    def correct(self, correction: Correction) -> None:
+        """Puts `correction` between the leg controller and the model. In every physics step it is given hip angles,
+        rates and drive voltages as actions, and says which voltages to take, as actions that are not clipped again."""
+        self._correction = correction
+        self._act_in_every_step()
 
     # What a model declares.
 
@@ -142,7 +151,16 @@ class Hamr(MujocoVectorEnv, abc.ABC):
     def _law(self, state: Float[ndarray, "N S"], command: Float[ndarray, "N 8"]) -> Float[ndarray, "N U"]:
         angle, velocity = self._legs(state)
         volts = leg_position_controller(command, angle, velocity) if self.control == "angles" else command
+        if self._correction is not None:
+            begun = state[:, 0] < 1.5 * self.models[0].opt.timestep
+            volts = REST + REST * self._correction(angle, velocity, (volts - REST) / REST, begun)
         return self._command(volts, angle, velocity)
+
+    def _act_in_every_step(self) -> None:
+        self._physics.close()
+        self._physics = FeedbackPhysics(
+            self.models, round(self.dt / self.models[0].opt.timestep), self._threads, self._law
+        )
 
     def _legs(self, state: Float[ndarray, "N S"]) -> tuple[Float[ndarray, "N 8"], Float[ndarray, "N 8"]]:
         """Hip angles in rad and their rates in rad/ms."""
@@ -218,6 +236,12 @@ class HamrSimple(Hamr):
 
     def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
         return hamr_models.hip_torques(volts, self.constants)
+
+    def driven(self) -> mujoco.MjModel:
+        """The standard model in a stand, in steps of this environment, told voltages as actions: what `offroad.models`
+        corrects by a log of hip angles in rad, rates in rad/ms and voltages as actions, rows in ms."""
+        model = hamr_models.simple(self.models[0].opt.timestep, in_air=True, constants=self.constants)
+        return hamr_models.driven_by_voltage(model, self.constants)
 
     @staticmethod
     def log(

@@ -117,6 +117,12 @@ def hip_torques(volts: Float[ndarray, "*batch 8"], constants: str = "projected")
     return hip_constants(constants).torque * (geometry.REST - volts)
 
 
+def driven_by_voltage(model: mujoco.MjModel, constants: str = "projected") -> mujoco.MjModel:
+    """A simple model, whose controls become those of the full one as actions: -1 for 0 V, 1 for 225 V. In place."""
+    model.actuator_gainprm[:, 0] = -hip_constants(constants).torque * geometry.REST
+    return model
+
+
 @functools.cache
 def rest_jacobian() -> Float[ndarray, "joints 8"]:
     """How the full model's 32 joints move with its hip angles at rest: rad/rad, mm/rad for actuators."""

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -22,7 +21,8 @@ from offroad.envs.hamr import HamrFull, HamrSimple
 from offroad.envs.hamr.drive import FeedbackPhysics
 from offroad.envs.hamr.geometry import REST
 from offroad.envs.hamr.hamr import DECISIONS
-from offroad.models import Randomization, RandomizedVectorEnv, ResidualModel
+from offroad.envs.hamr.models import hip_constants
+from offroad.models import Randomization, RandomizedVectorEnv, ResidualEnv
 from offroad.studies.residual import endtoend
 from offroad.studies.residual.robots import Step
 from offroad.studies.residual.tables import ResidualBudget, residual_model, trial, whole_robot
@@ -40,37 +40,8 @@ Make = Callable[..., VectorEnv]
 # --- what stands for the robot ---------------------------------------------------------------------------------------
 
 
-class ToldHamr(HamrSimple):
-    """The simple model, told by a correction what voltages to take for those of the leg controller."""
-
-    feedback = True
-
-    def __init__(self, num_envs: int = 1, *, correction: ResidualModel, **kwargs: Any):
-        self._told = eqx.filter_jit(correction)
-        super().__init__(num_envs, **kwargs)
-
-    def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
-        told = np.asarray(self._told(angle, velocity, (volts - REST) / REST)[0], float)
-        return super()._command(REST + REST * told, angle, velocity)
-
-
-class NoisyHamr(HamrSimple):
-    """The simple model with noise on its hip torques, drawn anew in every physics step."""
-
-    feedback = True
-
-    def __init__(self, num_envs: int = 1, *, seed: int = 0, **kwargs: Any):
-        self._noise = np.random.default_rng(seed)
-        super().__init__(num_envs, **kwargs)
-
-    def _command(self, volts: ndarray, angle: ndarray, velocity: ndarray) -> Float[ndarray, "N 8"]:
-        return super()._command(volts, angle, velocity) + TORQUE_NOISE * self._noise.standard_normal(volts.shape)
-
-
 class NetworkHamr(HamrSimple):
     """A network in the place of the simple model's physics."""
-
-    feedback = True
 
     def __init__(self, num_envs: int = 1, *, model: endtoend.WholeRobot, **kwargs: Any):
         super().__init__(num_envs, **kwargs)
@@ -96,6 +67,14 @@ class NetworkPhysics(FeedbackPhysics):
         """Nothing is held open."""
 
 
+def noisy(num_envs: int, *, seed: int, constants: str, **kwargs: Any) -> HamrSimple:
+    """The simple model with noise on its hip torques, drawn anew in every physics step."""
+    env, random = HamrSimple(num_envs, constants=constants, **kwargs), np.random.default_rng(seed)
+    size = TORQUE_NOISE / np.abs(hip_constants(constants).torque) / REST
+    env.correct(lambda angle, velocity, u, begun: u + size * random.standard_normal(u.shape))
+    return env
+
+
 def randomised(num_envs: int, *, seed: int, **kwargs: Any) -> VectorEnv:
     return RandomizedVectorEnv(HamrSimple(num_envs, **kwargs), RANGES, seed)
 
@@ -112,7 +91,7 @@ def projected(seed: int, budget: ResidualBudget, context: Context) -> Make:
 
 
 def noise(seed: int, budget: ResidualBudget, context: Context) -> Make:
-    return lambda worlds, **kwargs: NoisyHamr(worlds, seed=seed, constants="summed", **kwargs)
+    return lambda worlds, **kwargs: noisy(worlds, seed=seed, constants="summed", **kwargs)
 
 
 def randomisation(seed: int, budget: ResidualBudget, context: Context) -> Make:
@@ -125,12 +104,12 @@ def oracle(seed: int, budget: ResidualBudget, context: Context) -> Make:
 
 def linear(seed: int, budget: ResidualBudget, context: Context) -> Make:
     correction = trial(seed, budget, context).tuned
-    return lambda worlds, **kwargs: ToldHamr(worlds, correction=correction, **kwargs)
+    return lambda worlds, **kwargs: ResidualEnv(HamrSimple(worlds, **kwargs), correction)
 
 
 def residual(seed: int, budget: ResidualBudget, context: Context) -> Make:
     correction = residual_model(seed, budget, context)
-    return lambda worlds, **kwargs: ToldHamr(worlds, correction=correction, **kwargs)
+    return lambda worlds, **kwargs: ResidualEnv(HamrSimple(worlds, **kwargs), correction)
 
 
 def network(seed: int, budget: ResidualBudget, context: Context) -> Make:

@@ -7,7 +7,6 @@ those of `offroad.envs.hamr.geometry`; inputs are drive voltages as actions in [
 # MuJoCo ships no type stubs.
 # pyright: reportAttributeAccessIssue=false
 
-import copy
 from collections.abc import Callable
 
 import equinox as eqx
@@ -17,13 +16,12 @@ from jaxtyping import Float
 from mujoco import rollout
 from numpy import ndarray
 
-from offroad.envs.hamr import HamrFull, drive
+from offroad.envs.hamr import HamrFull, HamrSimple, drive
 from offroad.envs.hamr import models as hamr
-from offroad.envs.hamr.geometry import DOFS, FRONT, LEFT, LEGS, REST
-from offroad.models import Limb, Log, MujocoSimulator, ResidualModel, make_log
+from offroad.envs.hamr.geometry import FRONT, LEFT, REST
+from offroad.models import Limb, Log, MujocoSimulator, ResidualModel, make_log, simulator
 from offroad.models.simulators import PHYSICS
 
-JOINTS = tuple(f"{leg}_{dof}" for leg in LEGS for dof in DOFS)
 INTERVAL = 0.25  # ms, of the log and of the simple model's steps
 POSITION, QUATERNION, LEGS_Q = slice(1, 4), slice(4, 8), slice(8, 16)
 BASE_V, LEGS_V = slice(16, 22), slice(22, 30)
@@ -33,15 +31,11 @@ Step = Callable[[Float[ndarray, "N S"], Float[ndarray, "N 8"]], Float[ndarray, "
 """One row of 0.25 ms on the ground: `(state, input) -> state`."""
 
 
-def driven_by_voltage(model: mujoco.MjModel, constants: str = "projected") -> mujoco.MjModel:
-    """A simple model whose controls are those of the full one, as actions in [-1, 1] from 0 to 225 V."""
-    model.actuator_gainprm[:, 0] = -hamr.hip_constants(constants).torque * REST
-    return model
-
-
 def hamr_simulator(constants: str = "projected") -> MujocoSimulator:
     """The simple model in air as a simulator of the eight hip angles."""
-    return MujocoSimulator(driven_by_voltage(hamr.simple(in_air=True, constants=constants), constants), JOINTS)
+    found = simulator(HamrSimple(constants=constants))
+    assert isinstance(found, MujocoSimulator)
+    return found
 
 
 def hamr_limbs() -> tuple[Limb, ...]:
@@ -149,7 +143,7 @@ def displacement(path: Float[ndarray, "N T S"]) -> dict[str, Float[ndarray, "N"]
 
 def physically_like(fitted: MujocoSimulator) -> mujoco.MjModel:
     """The simple model on the ground with the parameters that were identified in the air."""
-    found, model = fitted.model, copy.copy(driven_by_voltage(hamr.simple()))
+    found, model = fitted.model, hamr.driven_by_voltage(hamr.simple())
     model.body_mass[:], model.body_inertia[:] = found.body_mass, found.body_inertia
     for name in ("dof_damping", "dof_armature", "dof_frictionloss"):
         getattr(model, name)[6:] = getattr(found, name)

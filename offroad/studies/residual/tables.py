@@ -16,11 +16,10 @@ from numpy import ndarray
 from offroad.envs.hamr import HamrFull, drive
 from offroad.envs.hamr import models as hamr
 from offroad.envs.hamr.geometry import REST
-from offroad.models import FitConfig, Log, MujocoSimulator, ResidualModel
+from offroad.models import FitConfig, Log, ResidualModel
 from offroad.models.comparison import Step as AirStep
-from offroad.models.comparison import corrected, fit_end_to_end, mean_squared_errors
+from offroad.models.comparison import corrected, fit_end_to_end, fit_physical, mean_squared_errors
 from offroad.models.fitting import Problem, add_networks, fit_linear, fit_networks, prepare, tune_linear
-from offroad.models.identification import identify
 from offroad.studies.residual import endtoend, robots
 from offroad.studies.residual.robots import INTERVAL, Step
 from offroad.studies.study import Budget, Context, Metrics, NotRun
@@ -183,7 +182,7 @@ def arm(grade: Callable[[int, ResidualBudget, Context], dict[str, float]], about
 def simple(constants: str) -> Callable[[int, ResidualBudget, Context], dict[str, float]]:
     def grade(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
         about = unseen(budget, context)
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple(constants=constants), constants))
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple(constants=constants), constants))
         air = in_air(corrected(robots.hamr_simulator(constants), None), about)
         return air | on_ground(step, about) | ranked(step, about)
 
@@ -193,7 +192,7 @@ def simple(constants: str) -> Callable[[int, ResidualBudget, Context], dict[str,
 def told(choose: Callable[[int, ResidualBudget, Context], ResidualModel]) -> Any:
     def grade(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
         about, model = unseen(budget, context), choose(seed, budget, context)
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple()), model)
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple()), model)
         air = in_air(corrected(robots.hamr_simulator(), model), about)
         return air | on_ground(step, about) | ranked(step, about)
 
@@ -202,9 +201,8 @@ def told(choose: Callable[[int, ResidualBudget, Context], ResidualModel]) -> Any
 
 def physical(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
     about, problem = unseen(budget, context), trial(seed, budget, context).problem
-    assert isinstance(problem.simulator, MujocoSimulator)
     context.progress(f"seed {seed}: physical identification")
-    fitted, _ = identify(problem.simulator, problem.log, limbs=problem.model.limbs, horizon=64)
+    fitted, _ = fit_physical(problem)
     step = robots.stepped(robots.physically_like(fitted))
     return in_air(corrected(fitted, None), about) | on_ground(step, about) | ranked(step, about)
 
@@ -289,7 +287,7 @@ def cost(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float
     context.progress("the cost of the simple model and of the networks")
     u = (volts - REST) / REST
     for name, correction in (("simple", None), ("residual", model)):
-        step = robots.stepped(robots.driven_by_voltage(hamr.simple()), correction)
+        step = robots.stepped(hamr.driven_by_voltage(hamr.simple()), correction)
         start = robots.rest(BATCH, hamr.simple())
         row[f"{name}: CPU [us per ms]"] = timed(lambda s=step, x=start: robots.walked(s, x, u))
         air = in_air(corrected(robots.hamr_simulator(), correction), about)
