@@ -1,8 +1,8 @@
 """Puts what is committed under `results/` into the site, so that no page repeats a number by hand.
 
 `{{ show results/traffic/cpu/results.json }}` in a page becomes a table of the claims, `{{ table ... }}` one of every
-arm's measurements; a figure becomes a picture, Markdown becomes part of the page. What does not exist is left out. The
-files themselves are copied into the site.
+arm's measurements (`{{ table ... cost, }}` of the arms that begin so); a figure becomes a picture, Markdown becomes
+part of the page. What does not exist is left out. The files themselves are copied into the site.
 """
 
 import json
@@ -37,7 +37,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not path.exists():
             return ""
         if path.suffix == ".json":
-            return {"show": _claims, "table": _measurements}[kind](json.loads(path.read_text()))
+            results = json.loads(path.read_text())
+            return _claims(results) if kind == "show" else _measurements(results, caption or "")
         if path.suffix == ".md":
             return path.read_text()
         return f"![{caption}]({relpath(name, Path(page.file.src_uri).parent.as_posix())})\n\n*{caption}*"
@@ -57,9 +58,12 @@ def _claims(results: dict[str, Any]) -> str:
     return "\n".join(lines) + f"\n\nMeasured with {about}, commit `{results['commit'][:7]}`."
 
 
-def _measurements(results: dict[str, Any]) -> str:
+def _measurements(results: dict[str, Any], begin: str) -> str:
     """The mean over the seeds, and every seed's value where there are several."""
-    names = list(dict.fromkeys(name for arm in results["arms"].values() for name in arm["metrics"]))
+    arms = {arm: found for arm, found in results["arms"].items() if arm.startswith(begin)}
+    if not arms:
+        return ""
+    names = list(dict.fromkeys(name for arm in arms.values() for name in arm["metrics"]))
 
     def cell(values: list[float]) -> str:
         shown = [f"{value:.4g}" for value in values]
@@ -67,6 +71,6 @@ def _measurements(results: dict[str, Any]) -> str:
         return f"{mean} ({', '.join(shown)})" if len(values) > 1 else mean
 
     lines = [f"| arm | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for arm, found in results["arms"].items():
+    for arm, found in arms.items():
         lines.append(f"| {arm} | {' | '.join(cell(found['metrics'].get(name, [])) for name in names)} |")
     return "\n".join(lines)

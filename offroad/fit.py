@@ -44,7 +44,7 @@ PREPARED: dict[str, Callable[[], tuple[Simulator, tuple[Limb, ...]]]] = {"offroa
 CLOSED = "closed loop"
 ARMS = {
     "simple": "The simulator as it is.",
-    "physical identification": "Masses, dampers, springs, friction, gains; as many passes over as many windows.",
+    "physical identification": "Masses, dampers, springs, friction, gains; as many windows, as much time.",
     "linear identification": "A linear map from state and input to the simulator's controls, by least squares.",
     "linear identification, windows": "The same map, tuned on many steps in a row.",
     "residual, single steps": "Bounded networks on top of the linear map, fitted to single steps.",

@@ -80,8 +80,7 @@ def fit_end_to_end(problem: Problem) -> EndToEnd:
     found = EndToEnd(nets, model, size)
     if not config.tuning:
         return found
-    starts = log.starts(config.horizon)
-    starts = starts[np.unique(np.linspace(0, len(starts) - 1, config.windows).astype(int))]
+    starts = log.windows(config.horizon, config.windows)
     index = starts[:, None] + np.arange(config.horizon + 1)
     data = tuple(jnp.asarray(v[index], jnp.float32) for v in (log.q, log.qd, log.u))
     spread = data[0].std((0, 1)) + 1e-9, data[1].std((0, 1)) + 1e-9
@@ -107,16 +106,14 @@ def fit_end_to_end(problem: Problem) -> EndToEnd:
     return eqx.tree_at(lambda m: m.networks, found, nets)
 
 
-def fit_physical(problem: Problem) -> tuple[MujocoSimulator, dict[str, float]]:
-    """System identification with the budget of the residual model: as many windows of as many rows, and as many passes
-    over them, each with a gradient (by finite differences: a pass takes longer than one of the networks)."""
+def fit_physical(problem: Problem, seconds: float | int) -> tuple[MujocoSimulator, dict[str, float]]:
+    """System identification with the budget of the residual model: as many windows of as many rows, and `seconds` of
+    wall time, those of the residual model's fit, unless it converges before."""
     assert isinstance(problem.simulator, MujocoSimulator)
-    config = problem.config
-    passes = config.tuning * config.tuning_batch * (config.members + 1) // config.windows
+    config, limbs = problem.config, problem.model.limbs
     return identify(
-        problem.simulator, problem.log, limbs=problem.model.limbs, horizon=config.horizon, windows=config.windows,
-        evaluations=max(passes, 25),
-    )  # fmt: skip
+        problem.simulator, problem.log, limbs=limbs, horizon=config.horizon, windows=config.windows, seconds=seconds
+    )
 
 
 def _still(limbs: tuple[Limb, ...]) -> tuple[Limb, ...]:
@@ -131,10 +128,9 @@ def mean_squared_errors(
 
     The inputs are the log's. A prediction that is not finite counts as ten times the joint's own spread.
     """
-    starts = log.starts(horizon)
+    starts = log.windows(horizon, windows)
     if not len(starts):
         raise OffroadError(f"the held-out log has no episode of more than {horizon} rows; shorten the horizons")
-    starts = starts[np.unique(np.linspace(0, len(starts) - 1, windows).astype(int))]
     q, qd = log.q[starts], log.qd[starts]
     limits = 10 * log.q.std(0) + 1e-9, 10 * log.qd.std(0) + 1e-9
     errors: tuple[list[ndarray], list[ndarray]] = [], []
@@ -200,12 +196,6 @@ def compare(
     errors = {}
     if log.u.shape[1] == len(simulator.controls):
         errors["simple"] = mean_squared_errors(corrected(simulator, None), unseen, horizon)
-    if isinstance(simulator, MujocoSimulator) and log.u.shape[1] == len(simulator.controls):
-        say("identifying physical parameters")
-        began = clock()
-        fitted, identified = fit_physical(problem)
-        seconds["physical identification"] = clock() - began
-        steps["physical identification"] = corrected(fitted, None)
 
     def learnt(name: str, learn: Callable[[], ResidualModel], before: str | None = None) -> ResidualModel:
         say(name)
@@ -220,6 +210,12 @@ def compare(
     tuned = learnt(windows, lambda: tune_linear(problem, linear), single)
     learnt("residual, single steps", lambda: fit_networks(problem, linear), single)
     model = learnt("residual", lambda: add_networks(problem, tuned), windows)
+    if isinstance(simulator, MujocoSimulator) and log.u.shape[1] == len(simulator.controls):
+        say("identifying physical parameters")
+        began = clock()
+        fitted, identified = fit_physical(problem, seconds["residual"])
+        seconds["physical identification"] = clock() - began
+        steps["physical identification"] = corrected(fitted, None)
     say("end-to-end network")
     began = clock()
     plain = eqx.filter_jit(fit_end_to_end(problem))

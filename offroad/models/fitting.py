@@ -324,10 +324,9 @@ def _tuned(problem: Problem, model: ResidualModel, build: Any, members: Any) -> 
 def _windows(problem: Problem) -> dict[str, Array]:
     """Windows `[W, H, ...]` of the log in order of time, and the simulator linearised in each of their rows."""
     log, config, simple = problem.log, problem.config, problem.simulator
-    starts = log.starts(config.horizon)
-    if not len(starts):
+    chosen = log.windows(config.horizon, config.windows)
+    if not len(chosen):
         raise OffroadError(f"no episode of the log has more than {config.horizon} rows; lower FitConfig.horizon")
-    chosen = starts[np.unique(np.linspace(0, len(starts) - 1, config.windows).astype(int))]
     rows = chosen[:, None] + np.arange(config.horizon)
     flat = np.unique(rows)
     q, qd, u = log.q[flat], log.qd[flat], log.u[flat]

@@ -7,6 +7,8 @@ The alternative that a residual model is held against: it keeps the structure of
 # pyright: reportAttributeAccessIssue=false
 
 import copy
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,19 +116,18 @@ def identify(
     kinds: Sequence[str] = KINDS,
     horizon: int,
     windows: int,
-    evaluations: int,
+    seconds: float | int = math.inf,
 ) -> tuple[MujocoSimulator, dict[str, float]]:
     """The simulator whose parameters err least over `windows` windows of `horizon` rows, and what was changed.
 
-    `evaluations` are at most as many passes over the windows, each with its derivatives.
+    It stops when it has converged, or else, at the best so far, after `seconds` of wall time.
     Returns the factor of each parameter (its value where the model had zero). Errors are weighted by each joint's own
     spread, and large ones count linearly (soft L1), so that a jolt or a stop that was hit decides nothing.
     """
-    starts = log.starts(horizon)
+    starts = log.windows(horizon, windows)
     if not len(starts):
         raise OffroadError(f"no episode of the log has more than {horizon} rows; lower the horizon")
     chosen = parameters(simulator, log, limbs, kinds)
-    starts = starts[np.unique(np.linspace(0, len(starts) - 1, windows).astype(int))]
     rows = starts[:, None] + np.arange(horizon + 1)
     q, qd, u = log.q[rows], log.qd[rows], log.u[rows]
     weight_q, weight_qd = 1 / np.maximum(log.q.std(0), 1e-9), 1 / np.maximum(log.qd.std(0), 1e-9)
@@ -134,7 +135,12 @@ def identify(
     def with_values(theta: ndarray) -> MujocoSimulator:
         return MujocoSimulator(applied(simulator.source, chosen, theta), simulator.joints, substeps=simulator.substeps)
 
+    best: tuple[float, ndarray] = math.inf, np.zeros(len(chosen))
+    began = time.monotonic()
+
     def errors(theta: ndarray) -> ndarray:
+        if time.monotonic() - began > seconds and best[0] < math.inf:
+            raise TimeoutError
         candidate, x, v = with_values(theta), q[:, 0], qd[:, 0]
         parts = []
         for t in range(horizon):
@@ -144,15 +150,21 @@ def identify(
 
     def slopes(theta: ndarray) -> ndarray:
         # Steps well above what MuJoCo's iterative solver of friction leaves unsolved.
-        here, inward = errors(theta), np.where(theta > high - 1e-2, -1e-3, 1e-3)
+        nonlocal best
+        here = errors(theta)
+        best = min(best, (float(np.sqrt(1 + (here / size) ** 2).sum()), theta.copy()), key=lambda found: found[0])
+        inward = np.where(theta > high - 1e-2, -1e-3, 1e-3)
         return np.stack([(errors(theta + step) - here) / step.sum() for step in np.diag(inward)], -1)
 
     free = np.array([bool((_values(simulator.source, p) == 0).any()) for p in chosen])
     low, high = np.where(free, 0.0, -REACH), np.where(free, 10.0, REACH)
     start = np.where(free, 1.0, 0.0)
     size = max(float(np.median(np.abs(errors(start)))), 1e-9)
-    options: dict[str, Any] = {"jac": slopes, "loss": "soft_l1", "f_scale": size, "max_nfev": evaluations}
-    found = least_squares(errors, start, bounds=(low, high), **options).x
+    options: dict[str, Any] = {"jac": slopes, "loss": "soft_l1", "f_scale": size}
+    try:
+        found = least_squares(errors, start, bounds=(low, high), **options).x
+    except TimeoutError:
+        found = best[1]
     values = {
         p.name: float(theta * p.reference if zero else np.exp(theta)) for p, theta, zero in zip(chosen, found, free)
     }

@@ -46,6 +46,11 @@ class Log:
         rows = np.arange(max(len(self.q) - steps, 0))
         return rows[self.episode[rows] == self.episode[rows + steps]]
 
+    def windows(self, steps: int, count: int) -> Int[ndarray, "starts"]:
+        """At most `count` of these rows, evenly spread."""
+        starts = self.starts(steps)
+        return starts[np.unique(np.linspace(0, max(len(starts) - 1, 0), count).astype(int))] if len(starts) else starts
+
     def rows(self, which: ndarray) -> "Log":
         """The log of these rows only, by index or mask."""
         return replace(self, q=self.q[which], qd=self.qd[which], u=self.u[which], episode=self.episode[which])

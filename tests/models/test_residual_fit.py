@@ -16,7 +16,6 @@ from offroad.models.residual import gather, networks, whole
 
 LINEAR = FitConfig(hidden=(), tuning=0)
 QUICK = FitConfig(hidden=(24,), members=3, updates=600, batch=128, tuning=40, horizon=12, windows=100, tuning_batch=16)
-EVERYTHING = {"horizon": 16, "windows": 64, "evaluations": 25}
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +180,22 @@ def test_delta_and_action_agree_where_inputs_are_controls():
 def test_parameters_are_identified():
     log = logged(arm(load=0.5, friction=0.08), rows=1500)
     simulator = MujocoSimulator(arm(load=0.4))
-    fitted, values = identify(simulator, log, limbs=(whole(2, 2, 2),), kinds=("mass", "friction"), **EVERYTHING)
+    search = {"kinds": ("mass", "friction"), "horizon": 16, "windows": 64}
+    fitted, values = identify(simulator, log, limbs=(whole(2, 2, 2),), **search)
     assert values["mass of b"] == pytest.approx(0.5 / 0.4, rel=0.03)
     assert values["mass of a"] == pytest.approx(1.0, rel=0.05)
     assert values["friction of a"] == pytest.approx(0.08, rel=0.1)
     errors = [mean_squared_errors(corrected(s, None), log, 30)[0][-1].mean() for s in (simulator, fitted)]
     assert errors[1] < 1e-2 * errors[0]
+
+
+def test_identification_that_runs_out_of_time_keeps_the_best_so_far():
+    log = logged(arm(load=0.5), rows=600)
+    simulator = MujocoSimulator(arm(load=0.3))
+    search = {"limbs": (whole(2, 2, 2),), "kinds": ("mass",), "horizon": 16, "windows": 32}
+    _, none = identify(simulator, log, seconds=0, **search)
+    assert none == {"mass of a": 1.0, "mass of b": 1.0}
+    assert identify(simulator, log, **search)[1]["mass of b"] == pytest.approx(0.5 / 0.3, rel=0.05)
 
 
 def test_the_loop_keeps_the_best_weights_of_each_member():

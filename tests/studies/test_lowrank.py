@@ -45,6 +45,19 @@ def test_baselines_solve_what_they_say():
         assert np.linalg.norm(gradient, 2) <= strength * (1 + 1e-5)
 
 
+def test_strengths_are_chosen_with_every_row_held_out_once():
+    problems, seen = linear.Problems([0, 1], 8, 2, 12), []
+
+    def solve(x, y, strength):
+        seen.append(x)
+        return linear.ridge(x, y, strength)
+
+    found = linear.tuned(solve, problems, (1e-3, 1e3))
+    np.testing.assert_array_equal(found, linear.ridge(problems.x, problems.y, 1e-3))  # there is no noise
+    left = [sum(bool((x == row).all(-1).any()) for x in seen[:5]) for row in problems.x[0]]
+    assert left == [4] * 12
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_every_optimiser_fits(depth):
     p = linear.Problems([0, 1], 4, 1, 3)

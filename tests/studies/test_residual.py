@@ -16,11 +16,11 @@ from offroad.envs.hamr import models as hamr
 from offroad.models import FitConfig, ResidualEnv
 from offroad.models.residual import empty
 from offroad.studies import load, residual
-from offroad.studies.residual import control, endtoend, robots, tables
-from offroad.studies.study import reproduce
+from offroad.studies.residual import control, endtoend, robots, speed, tables
+from offroad.studies.study import Results, reproduce
 
 TINY = tables.ResidualBudget(
-    seeds=1, minutes=1, seconds=1, contact=1, amounts=(), gaits=4, updates=20, tuning=10, decisions=300, worlds=4,
+    seeds=1, minutes=1, seconds=1, contact=1, gaits=4, updates=20, tuning=10, decisions=300, worlds=4,
     rollouts=2,
 )  # fmt: skip
 
@@ -85,6 +85,44 @@ def test_the_full_models_path_has_its_hips_in_the_right_places():
     np.testing.assert_allclose(ordered[:, 7:15], record["q"])
     np.testing.assert_allclose(ordered[:, 21:], record["qd"])
     assert np.ptp(record["q"][:, 0]) != pytest.approx(np.ptp(record["q"][:, 1]), rel=1e-3)
+
+
+def test_errors_of_the_full_model_are_over_the_windows_of_all_others():
+    volts = drive.noise(np.random.default_rng(0), 200, ramp=50)
+    true = HamrFull.log(volts, dt=0.05)
+    same, coarse = (speed.full_error(hamr.full(dt, in_air=True), true) for dt in (0.05, 0.25))
+    assert same < 1e-9 < 1e-7 < coarse
+    # by hand: the same starts, let go one by one
+    log = robots.log_of(true)
+    starts = log.windows(256, speed.WINDOWS)
+    assert (len(starts), starts[0], starts[-1]) == (speed.WINDOWS, 0, 800 - 257)
+    wrong = []
+    for start in starts[::40]:
+        model = hamr.full(0.25, in_air=True)
+        data = mujoco.MjData(model)
+        data.qpos[:], data.qvel[:] = true["qpos"][start], true["qvel"][start]
+        for u in true["u"][start : start + 256]:
+            data.ctrl[:] = u
+            mujoco.mj_step(model, data)
+        wrong.append(np.mean((hamr.hip_matrix(model) @ data.qpos - true["q"][start + 256]) ** 2))
+    assert coarse == pytest.approx(np.mean(wrong), rel=0.5)
+
+
+def test_the_cheapest_full_model_of_the_same_error_is_what_counts(tmp_path):
+    def measured(error, paid):
+        return {"seeds": [0], "metrics": {speed.ERROR: [error], speed.PAID: [paid]}}
+
+    rows = {"cost, full, 0.25 ms": (5e-4, 50), "cost, full, 0.125 ms": (1e-4, 200), "cost, full, 0.05 ms": (1e-5, 500)}
+    arms = {name: measured(*map(float, row)) for name, row in rows.items()}
+    for error, expected in ((2e-4, 2.0), (1e-3, 0.5), (2e-5, 5.0), (1e-6, np.nan)):
+        found = Results("residual", "cpu", tmp_path, arms=arms | {"cost, residual, 0.25 ms": measured(error, 100.0)})
+        assert speed.at_matched_error(found) == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_step_is_timed_for_one_world_and_for_many():
+    found = speed.row(0.05, 1e-4, lambda volts: np.sort(np.random.default_rng(0).normal(size=4000 * len(volts))))
+    assert found["1 world: CPU [us per step]"] == pytest.approx(0.05 * found["1 world: CPU [us per ms]"])
+    assert found[speed.PAID] > 0
 
 
 def test_rank_correlations():

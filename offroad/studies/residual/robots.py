@@ -83,13 +83,14 @@ def rest(worlds: int, model: mujoco.MjModel) -> Float[ndarray, "N S"]:
 
 def stepped(model: mujoco.MjModel, correction: ResidualModel | None = None) -> Step:
     """The simple model on the ground, told by the correction what to do (None: the inputs themselves)."""
-    data, hips = mujoco.MjData(model), hamr.hip_matrix(model)
+    data, hips, substeps = mujoco.MjData(model), hamr.hip_matrix(model), round(INTERVAL / model.opt.timestep)
     told = None if correction is None else eqx.filter_jit(correction)
 
     def step(state: ndarray, u: ndarray) -> ndarray:
         if told is not None:
             u = np.asarray(told(state[:, LEGS_Q] @ hips.T, state[:, LEGS_V] @ hips.T, u)[0], float)
-        return np.asarray(rollout.rollout(model, data, state, u[:, None])[0])[:, -1]
+        held = np.repeat(u[:, None], substeps, axis=1)
+        return np.asarray(rollout.rollout(model, data, state, held)[0])[:, -1]
 
     return step
 

@@ -1,4 +1,4 @@
-"""Arms that foretell: the error of each alternative on unseen noise in the air and on the ground, gaits, and cost.
+"""Arms that foretell: the error of each alternative on unseen noise in the air and on the ground, and gaits.
 
 All are fitted to the same log of noise in the air, but for the whole-robot network, which needs contact.
 """
@@ -15,7 +15,6 @@ from numpy import ndarray
 
 from offroad.envs.hamr import HamrFull, drive
 from offroad.envs.hamr import models as hamr
-from offroad.envs.hamr.geometry import REST
 from offroad.models import FitConfig, Log, ResidualModel
 from offroad.models.comparison import Step as AirStep
 from offroad.models.comparison import corrected, fit_end_to_end, fit_physical, mean_squared_errors
@@ -25,6 +24,8 @@ from offroad.studies.residual.robots import INTERVAL, Step
 from offroad.studies.study import Budget, Context, Metrics, NotRun
 
 HORIZONS = (1, 16, 64, 256)  # rows: 0.25, 4, 16 and 64 ms
+SHARES = (0.25, 0.5, 1, 2)
+"""Of the budget's log, for the curve over amounts of data."""
 GROUND = ("trot 10 Hz", "trot 30 Hz", "trot 60 Hz", "noise")
 TEST_SEED = 20_000
 
@@ -33,7 +34,6 @@ TEST_SEED = 20_000
 class ResidualBudget(Budget):
     seconds: float | int  # of log in air
     contact: float | int  # seconds of log on the ground, for the network of the whole robot; 0: left out
-    amounts: tuple[float | int, ...]  # seconds of log of the curve over amounts of data, besides `seconds`
     gaits: int  # random ones that models rank; 0: left out
     updates: int  # of networks on single steps
     tuning: int  # updates on windows
@@ -62,6 +62,7 @@ class Trial:
     problem: Problem
     linear: ResidualModel
     tuned: ResidualModel
+    seconds: float  # wall time, without that of the log
 
 
 def unseen(budget: ResidualBudget, context: Context) -> Unseen:
@@ -86,24 +87,35 @@ def trial(seed: int, budget: ResidualBudget, context: Context, seconds: float | 
         context.progress(f"seed {seed}: {amount:g} s of the full model in the air")
         log = robots.air_log(seed, amount)
         context.progress(f"seed {seed}: linear identification")
+        began = time.monotonic()
         problem = prepare(
             robots.hamr_simulator(), log, limbs=robots.hamr_limbs(), delay=0, config=budget.config, seed=seed
         )
         linear = fit_linear(problem)
-        return Trial(problem, linear, tune_linear(problem, linear))
+        return Trial(problem, linear, tune_linear(problem, linear), time.monotonic() - began)
 
     return context.once(f"trial {seed} {amount}", compute)
+
+
+def residual_fit(
+    seed: int, budget: ResidualBudget, context: Context, seconds: float | int | None = None
+) -> tuple[ResidualModel, float]:
+    """The residual model, and what the whole fit took in seconds of wall time, without the log."""
+
+    def compute() -> tuple[ResidualModel, float]:
+        shared = trial(seed, budget, context, seconds)
+        context.progress(f"seed {seed}: networks")
+        began = time.monotonic()
+        model = add_networks(shared.problem, shared.tuned)
+        return model, shared.seconds + time.monotonic() - began
+
+    return context.once(f"residual {seed} {seconds or budget.seconds}", compute)
 
 
 def residual_model(
     seed: int, budget: ResidualBudget, context: Context, seconds: float | int | None = None
 ) -> ResidualModel:
-    def compute() -> ResidualModel:
-        shared = trial(seed, budget, context, seconds)
-        context.progress(f"seed {seed}: networks")
-        return add_networks(shared.problem, shared.tuned)
-
-    return context.once(f"residual {seed} {seconds or budget.seconds}", compute)
+    return residual_fit(seed, budget, context, seconds)[0]
 
 
 def whole_robot(seed: int, budget: ResidualBudget, context: Context) -> endtoend.WholeRobot:
@@ -199,10 +211,15 @@ def told(choose: Callable[[int, ResidualBudget, Context], ResidualModel]) -> Any
     return grade
 
 
+def residual(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
+    return told(residual_model)(seed, budget, context) | {"fit [s]": residual_fit(seed, budget, context)[1]}
+
+
 def physical(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
     about, problem = unseen(budget, context), trial(seed, budget, context).problem
+    _, seconds = residual_fit(seed, budget, context)
     context.progress(f"seed {seed}: physical identification")
-    fitted, _ = fit_physical(problem)
+    fitted, _ = fit_physical(problem, seconds)
     step = robots.stepped(robots.physically_like(fitted))
     return in_air(corrected(fitted, None), about) | on_ground(step, about) | ranked(step, about)
 
@@ -240,10 +257,11 @@ def coarse_full(seed: int, budget: ResidualBudget, context: Context) -> dict[str
 
 
 def amounts(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
-    if not budget.amounts:
+    """3, 6, 12 and 24 s where the budget has 12: `offroad reproduce residual --profile cpu --arms amounts`."""
+    if not budget.contact:
         raise NotRun("this profile has no budget for it")
     about, row = unseen(budget, context), {}
-    for seconds in sorted({*budget.amounts, budget.seconds}):
+    for seconds in (share * budget.seconds for share in SHARES):
         shared = trial(seed, budget, context, seconds)
         network = eqx.filter_jit(fit_end_to_end(shared.problem))
 
@@ -262,55 +280,6 @@ def amounts(seed: int, budget: ResidualBudget, context: Context) -> dict[str, fl
     return row
 
 
-# --- cost ------------------------------------------------------------------------------------------------------------
-
-FULL_STEPS = (0.25, 0.125, 0.05)  # ms
-BATCH = 64  # worlds
-MEASURED = 160  # rows
-
-
-def cost(seed: int, budget: ResidualBudget, context: Context) -> dict[str, float]:
-    """CPU time of a millisecond of one world on the ground, 64 at once; errors on the unseen noise in the air.
-
-    The full model's errors are those along the whole of it, from rest, against steps of 0.01 ms.
-    """
-    about, model = unseen(budget, context), residual_model(seed, budget, context)
-    volts = robots.random_gaits(BATCH, TEST_SEED + 3)[:, :MEASURED]
-    noise, row = about.air.u * REST + REST, {}
-    true = HamrFull.log(noise, interval=INTERVAL, dt=0.01)["q"]
-    for dt in FULL_STEPS:
-        context.progress(f"the cost of the full model at {dt:g} ms")
-        build = hamr.full(dt)
-        row[f"full, {dt:g} ms: CPU [us per ms]"] = timed(lambda m=build: drive.record(m, volts, interval=INTERVAL))
-        found = HamrFull.log(noise, interval=INTERVAL, dt=dt)["q"]
-        row[f"full, {dt:g} ms: air [rad^2]"] = float(np.mean((found - true) ** 2))
-    context.progress("the cost of the simple model and of the networks")
-    u = (volts - REST) / REST
-    for name, correction in (("simple", None), ("residual", model)):
-        step = robots.stepped(hamr.driven_by_voltage(hamr.simple()), correction)
-        start = robots.rest(BATCH, hamr.simple())
-        row[f"{name}: CPU [us per ms]"] = timed(lambda s=step, x=start: robots.walked(s, x, u))
-        air = in_air(corrected(robots.hamr_simulator(), correction), about)
-        row[f"{name}: air [rad^2]"] = air["air, 64 ms [rad^2]"]
-    paid = row["residual: CPU [us per ms]"]
-    costs = {dt: row[f"full, {dt:g} ms: CPU [us per ms]"] for dt in FULL_STEPS}
-    accurate = [dt for dt in FULL_STEPS if row[f"full, {dt:g} ms: air [rad^2]"] <= row["residual: air [rad^2]"]]
-    return row | {
-        "full at 0.05 ms, CPU relative to residual": costs[0.05] / paid,
-        "full at matched error, CPU relative to residual": min(costs[dt] for dt in accurate) / paid,
-    }
-
-
-def timed(run: Callable[[], Any], repeats: int = 3) -> float:
-    """Microseconds of CPU for a millisecond of one of the worlds, the least of some runs; the first one compiles."""
-    found = []
-    for _ in range(repeats + 1):
-        began = time.process_time()
-        run()
-        found.append(time.process_time() - began)
-    return 1e6 * min(found[1:]) / (BATCH * MEASURED * INTERVAL)
-
-
 ARMS = {
     "simple, published": arm(simple("published"), "Constants of the public HAMRSimple.", first=True),
     "simple, summed springs": arm(simple("summed"), "Flexures summed as if each turned as the hip.", first=True),
@@ -324,7 +293,7 @@ ARMS = {
         told(lambda *x: fit_networks(trial(*x).problem, trial(*x).linear)),
         "Networks on top of the linear map, on single steps.",
     ),
-    "residual": arm(told(residual_model), "Networks on the tuned linear map, tuned on windows as well."),
+    "residual": arm(residual, "Networks on the tuned linear map, tuned on windows as well."),
     "network, air": arm(network_in_air, "A network without simulator, of legs, trained in air on the same data."),
     "network, contact": arm(
         network_on_ground, "A network without simulator, of the whole robot, trained on the ground."
@@ -332,6 +301,5 @@ ARMS = {
     "full, 0.25 ms": arm(
         coarse_full, "The full model with longer steps: as well as gaits can be foretold.", first=True
     ),
-    "amounts of data": arm(amounts, "The same fits to less data, first seed only.", first=True),
-    "cost": arm(cost, "CPU time of the full model, of the simple one and of the networks; first seed.", first=True),
+    "amounts": arm(amounts, "The same fits to a quarter, half and twice of the data; first seed.", first=True),
 }
