@@ -2,9 +2,9 @@
 
 On every journey the body starts in one cell and follows waypoints to a goal in another: the next cell on the shortest
 way, with uniform noise of up to a quarter of a cell, until it is in the goal's cell. The ant walks there with the
-policy in `walker.npz`, the point goes straight; Gaussian noise is added to the actions. The journey is cut off after
-1000 steps or at its goal. Rewards and ends are then those of the maze's evaluation goal, wherever the journey was to
-end: 1 and terminated within 0.5 m of it, and what follows is a new episode of the data set.
+policy in `walker.npz`, the point goes straight; Gaussian noise of 0.2 is added. The journey is cut off after 1000 steps
+or at its goal. Rewards and ends are then those of the maze's evaluation goal, wherever the journey was to end: 1 and
+terminated within 0.5 m of it, and what follows is a new episode of the data set.
 
 **diverse**: starts and goals are any free cells. **play**: both are from a handful of cells that D4RL's authors picked.
 Without either word, start and goal are evaluation's.
@@ -32,6 +32,7 @@ from offroad.errors import unknown
 WORLDS = 64
 EPISODE = 1000  # steps
 NOISE = UNIT / 4  # m, at most, along x and y
+ACTION_NOISE = 0.2  # standard deviation, D4RL's
 Cells = Int[ndarray, "_ 2"]  # any number of them
 
 
@@ -42,7 +43,6 @@ class Recipe:
     body: str
     maze: Maze
     kind: str
-    action_noise: float  # standard deviation; 0.2 is D4RL's for the ant, 0.5 OGBench's for the point
 
     @classmethod
     def named(cls, name: str) -> "Recipe":
@@ -50,7 +50,7 @@ class Recipe:
         if name not in NAMES:
             raise unknown("maze data set", name, NAMES)
         body, maze, kind = re.fullmatch(r"(\w+)maze-(\w+?)(?:-(\w+))?", name).groups()  # pyright: ignore[reportOptionalMemberAccess]
-        return cls(body, MAZES[maze], kind or "fixed", {"ant": 0.2, "point": 0.5}[body])
+        return cls(body, MAZES[maze], kind or "fixed")
 
     @property
     def starts(self) -> Cells:
@@ -124,6 +124,7 @@ def make(
     provenance = {
         "recipe": name,
         **{k: v for k, v in asdict(recipe).items() if k != "maze"},
+        "action_noise": ACTION_NOISE,
         "steps": steps,
         "seed": seed,
         "worlds": worlds,
@@ -168,7 +169,7 @@ def _record(
     for t in range(length):
         goal = env.extras["goal"].copy()
         action = drive(observation, waypoints(observation[:, :2], goal))
-        action = np.clip(action + random.normal(0.0, recipe.action_noise, action.shape), -1.0, 1.0)
+        action = np.clip(action + random.normal(0.0, ACTION_NOISE, action.shape), -1.0, 1.0)
         observations[:, t], actions[:, t], goals[:, t] = observation, action, goal
         observation, _, terminated, truncated, _ = env.step(actions[:, t])
         reached[:, t] = np.linalg.norm(observation[:, :2] - evaluation_goal, axis=1) <= GOAL_RADIUS

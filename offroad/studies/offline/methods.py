@@ -73,13 +73,14 @@ def changed(method: Method, **changes: Any) -> Method:
 # In point mazes two numbers tell everything, so smaller networks do.
 POINTS = {name: changed(method, hidden=(128, 128)) for name, method in MAZES.items()}
 POINTS["rebrac"] = changed(POINTS["rebrac"], policy_penalty=0.012)
+POINTS["bear"] = changed(POINTS["bear"], layer_norm=True)
 # Ants are about 500 steps from the goal, of which a discount of 0.99 leaves little. CQL and IQL were tried with both;
 # IQL did better with 0.99.
 ANTS = {
     name: method if name in ("bc", "bc_top", "iql") else changed(method, discount=0.997)
     for name, method in MAZES.items()
 }
-ANTS["bear"] = changed(ANTS["bear"], layer_norm=True)  # as in the pilots of the point maze
+ANTS["bear"] = changed(ANTS["bear"], layer_norm=True)
 # Rewards of these are dense and stay as they are.
 DENSE = {
     "bc": MAZES["bc"],
