@@ -170,8 +170,7 @@ STUDY = Study(
     shares={"bc": 0.3, "bc_top": 0.3, "cql": 4, "iql": 3, "rebrac": 3, "cql_opal": 6},
     profiles={
         "quick": budget_of(
-            "pointmaze-medium", minutes=30, seeds=1, ablation_seeds=3, updates=40_000, latent_updates=40_000,
-            primitive_updates=6_000,
+            "pointmaze-medium", minutes=30, seeds=1, ablation_seeds=3, primitive_updates=6_000
         ),
         "medium": budget_of("antmaze-medium", minutes=300),
         "large": budget_of("antmaze-large", minutes=300),
