@@ -69,7 +69,7 @@ EXPLORERS = {
     "d1_rnd": Explorer("Random network distillation.", "rnd", main=True),
     "d1_icm_pixels": Explorer("Prediction error in pixels.", "icm_pixels"),
     "d1_icm_random": Explorer("Prediction error in fixed random features.", "icm_random"),
-    "d1_disagreement": Explorer("Disagreement of an ensemble of forward models.", "disagreement"),
+    "d1_disagreement": Explorer("Disagreement of an ensemble of forward models.", "disagreement", main=True),
     "d1_e3b": Explorer("Episodic novelty in features of an inverse model.", "e3b"),
     "d1_icm_paper": Explorer("ICM with a recurrent policy and the paper's actions.", "icm", "paper", recurrent=True),
     "d1_icm_dense": Explorer("The same from any of 17 starts.", "icm", "dense", recurrent=True),
