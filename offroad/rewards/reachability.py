@@ -38,7 +38,7 @@ class ReachabilityConfig:
     fit_updates: int = 9  # updates that teach the embedding, after which it is frozen; until then the bonus is 0
     batches: int = 72  # gradient steps in each of them, on `fitting.minibatch` pairs
     window: int = 8  # pairs at most so many steps apart are neighbours
-    threshold: float = 0.45  # contrastive: a cosine below it is a new place
+    threshold: float = 0.3  # contrastive: a cosine below it is a new place
     temperature: float = 0.1  # contrastive: of InfoNCE
     gap: int = 5  # comparator: strangers are more than gap x window steps apart
     offset: float = 0.5  # comparator: beta, the similarity at which the bonus is 0

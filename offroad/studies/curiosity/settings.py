@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import jax
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from offroad.agents import PPO, PPOConfig
@@ -28,6 +29,7 @@ from offroad.rewards import (
     RNDConfig,
 )
 from offroad.studies.study import Budget, NotRun
+from offroad.train.collect import HostCollector, Rollout
 
 EXAM_SEED = 5_000_000  # of the evaluation, apart from all training seeds and from those of the pilots
 ROLLOUT = 128  # decisions of each world between updates
@@ -79,7 +81,7 @@ BONUSES: Mapping[str, tuple[type[IntrinsicReward], Any]] = {
     "rnd": (RND, RNDConfig()),
     "disagreement": (Disagreement, DisagreementConfig()),
     "e3b": (E3B, E3BConfig(logarithm=True)),
-    "reachability": (Reachability, ReachabilityConfig(fit_updates=WARM_UP)),
+    "reachability": (Reachability, ReachabilityConfig()),
 }
 
 
@@ -87,7 +89,21 @@ def bonus(name: str, env: VectorEnv, eyes: Eyes, seed: int) -> IntrinsicReward:
     kind, config = BONUSES[name]
     fitting = replace(config.fitting, epochs=eyes.epochs)
     seen = replace(config, encoder=eyes.encoder, frames=eyes.frames, fitting=fitting)
-    return kind.create(Spaces.of(env), seen, jax.random.fold_in(jax.random.key(seed), 1))
+    reward = kind.create(Spaces.of(env), seen, jax.random.fold_in(jax.random.key(seed), 1))
+    if isinstance(reward, Reachability):
+        # At once: an embedding that sees one rollout after another forgets the first, and tells places apart less well.
+        rollouts = random_rollouts(env, eyes, seed)
+        steps, mask = jax.tree.map(lambda *x: np.concatenate(x), *((now.transitions, now.mask) for now in rollouts))
+        reward, _ = reward.fit(steps, mask, jax.random.fold_in(jax.random.key(seed), 2))
+    return reward
+
+
+def random_rollouts(env: VectorEnv, eyes: Eyes, seed: int) -> list[Rollout]:
+    """As many steps of random actions as bonuses learn from before a policy does."""
+    collector, rng = HostCollector(env), np.random.default_rng(seed)
+    actor = ppo(env, eyes, seed)  # is never asked
+    collector.reset(actor, seed)
+    return [collector.collect(actor, None, ROLLOUT, rng)[0] for _ in range(WARM_UP)]
 
 
 def ppo_config(env: VectorEnv, eyes: Eyes, **changes: Any) -> PPOConfig:

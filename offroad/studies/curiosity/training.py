@@ -14,9 +14,8 @@ from offroad import train
 from offroad.agents import Agent
 from offroad.rewards import IntrinsicReward
 from offroad.studies.curiosity import settings
-from offroad.studies.curiosity.settings import ROLLOUT, CuriosityBudget, Eyes, bonus, curious, ppo
+from offroad.studies.curiosity.settings import ROLLOUT, CuriosityBudget, Eyes, bonus, curious, random_rollouts
 from offroad.studies.study import Context
-from offroad.train.collect import HostCollector
 
 CELLS, RETURN, DISTANCE = "coverage/cells", "episode/return", "env/distance"
 """What is drawn of a run, as the trainers log it."""
@@ -64,10 +63,7 @@ def learn(
 
 def taught(env: VectorEnv, eyes: Eyes, seed: int) -> dict[str, IntrinsicReward]:
     """Every bonus as a policy would first be paid by it: after the warm-up, on the same random actions."""
-    collector, rng = HostCollector(env), np.random.default_rng(seed)
-    actor, key = ppo(env, eyes, seed), jax.random.key(seed)  # the actor is never asked
-    collector.reset(actor, seed)
-    rollouts = [collector.collect(actor, None, ROLLOUT, rng)[0] for _ in range(settings.WARM_UP)]
+    rollouts, key = random_rollouts(env, eyes, seed), jax.random.key(seed)
     update = jax.jit(lambda reward, now, key: reward.update(now.transitions, now.mask, key)[0])
     rewards = {name: bonus(name, env, eyes, seed) for name in settings.BONUSES}
     for i, rollout in enumerate(rollouts):
