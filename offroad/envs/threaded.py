@@ -5,7 +5,7 @@ A `World` is one of them: a game engine, an emulator. It must release Python's l
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 from offroad.envs.infos import add_info, first
@@ -44,10 +44,11 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
     """N worlds behind Gymnasium's vector interface; what happens does not depend on the number of threads.
 
     Args:
-        makers: makes world i, one after the other. If one fails, the others are closed.
+        makers: makes world i, one after the other, in the thread that will step it. If one fails, the others are closed.
         observation_space, action_space: of one world.
         autoreset_mode: one of Gymnasium's `AutoresetMode`s.
-        num_threads: None takes twice as many as there are cores: threads mostly wait for their worlds.
+        num_threads: None takes one for each core. Each thread and the processes that its worlds start stay on one core:
+            a word between two processes is then a switch on that core, not a call to another one, which takes longer.
         render_mode: None or "rgb_array".
     """
 
@@ -77,11 +78,15 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         self._observation = np.zeros((self.num_envs, *observation_space.shape), observation_space.dtype)
         self._ended = np.zeros(self.num_envs, bool)
         self._started = np.zeros(self.num_envs, bool)
-        self._pool = ThreadPoolExecutor(min(self.num_envs, num_threads or 2 * len(os.sched_getaffinity(0))))
+        cores = sorted(os.sched_getaffinity(0))
+        self._threads = [
+            ThreadPoolExecutor(1, initializer=os.sched_setaffinity, initargs=(0, {cores[i % len(cores)]}))
+            for i in range(min(self.num_envs, num_threads or len(cores)))
+        ]
         self.worlds: list[World] = []
         try:
-            for make in makers:
-                self.worlds.append(make())
+            for i, make in enumerate(makers):
+                self.worlds.append(self._threads[i % len(self._threads)].submit(make).result())
         except BaseException:
             self.close()
             raise
@@ -133,7 +138,8 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         """Steps every world with its action of `actions [N]`; see Gymnasium for what is returned."""
         actions = np.asarray(actions)
         space = self.single_action_space
-        if actions.shape != (self.num_envs,) or not all(map(space.contains, actions)):
+        known = np.issubdtype(actions.dtype, np.integer) and np.isin(actions, space.start + np.arange(space.n)).all()
+        if actions.shape != (self.num_envs,) or not known:
             raise OffroadError(
                 f"actions are {actions.dtype} {np.array2string(actions, threshold=8)}; expected {self.num_envs} "
                 f"integers, one of {space} for each world"
@@ -150,8 +156,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         values: dict[str, ndarray] = {}
-        jobs = self._pool.map(lambda world: self.worlds[world].step(actions[world]), stepping.tolist())
-        for world, found in zip(stepping.tolist(), jobs):
+        for world, found in self._each(stepping, lambda world: self.worlds[world].step(actions[world])):
             self._observation[world], reward[world], terminated[world], truncated[world], own = found
             _put(values, own, world, self.num_envs)
         if len(stepping):
@@ -179,7 +184,8 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends all worlds, also when one of them fails to."""
-        self._pool.shutdown(cancel_futures=True)
+        for thread in self._threads:
+            thread.shutdown(cancel_futures=True)
         worlds, self.worlds = self.worlds, []
         failures = []
         for world in worlds:
@@ -199,11 +205,19 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
     def np_random_seed(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return tuple(seed for _, seed in self._randoms)
 
+    def _each(self, worlds: Int[ndarray, "M"], job: Callable[[int], Any]) -> Iterator[tuple[int, Any]]:
+        """Each of these worlds and what `job` returns for it, which runs in the world's own thread."""
+        shares = [worlds[worlds % len(self._threads) == i].tolist() for i in range(len(self._threads))]
+        jobs = [thread.submit(list, map(job, share)) for thread, share in zip(self._threads, shares)]
+        for share, found in zip(shares, jobs):
+            yield from zip(share, found.result())
+
     def _begin(self, which: Bool[ndarray, "N"], options: Mapping[str, Any]) -> dict[str, ndarray]:
         values: dict[str, ndarray] = {}
-        chosen = np.flatnonzero(which).tolist()
-        jobs = self._pool.map(lambda world: self.worlds[world].reset(self._randoms[world][0], options), chosen)
-        for world, (observation, own) in zip(chosen, jobs):
+        begun = self._each(
+            np.flatnonzero(which), lambda world: self.worlds[world].reset(self._randoms[world][0], options)
+        )
+        for world, (observation, own) in begun:
             self._observation[world] = observation
             _put(values, own, world, self.num_envs)
         self._ended = self._ended & ~which

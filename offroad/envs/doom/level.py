@@ -27,11 +27,12 @@ class Level:
         self.goal = np.array(next([float(t["x"]), float(t["y"])] for t in parts["thing"] if int(t["type"]) == VEST))
         self.num_sectors = len(parts["sector"])
         # A line borders the sector on each of its sides, but not one that is on both.
-        self._borders = np.zeros((len(self.lines), self.num_sectors), np.int64)
+        borders = np.zeros((len(self.lines), self.num_sectors), np.int64)
         for i, line in enumerate(parts["linedef"]):
             for side in ("sidefront", "sideback"):
                 if side in line:
-                    self._borders[i, int(parts["sidedef"][int(line[side])]["sector"])] ^= 1
+                    borders[i, int(parts["sidedef"][int(line[side])]["sector"])] ^= 1
+        self._borders = borders.astype(np.float32)  # small counts, exact; NumPy multiplies whole numbers slowly
         self.low = np.floor(corners.min(0) / CELL) * CELL
         columns, rows = np.ceil((corners.max(0) - self.low) / CELL).astype(int).tolist()
         self.shape = (rows, columns)
@@ -63,4 +64,4 @@ class Level:
         spans = (y1 > y) != (y2 > y)
         with np.errstate(divide="ignore", invalid="ignore"):
             crossed = spans & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
-        return (crossed @ self._borders) % 2 == 1
+        return (crossed.astype(np.float32) @ self._borders) % 2 == 1
