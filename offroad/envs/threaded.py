@@ -44,7 +44,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
     """N worlds behind Gymnasium's vector interface; what happens does not depend on the number of threads.
 
     Args:
-        makers: makes world i, one after the other, in the thread that will step it. If one fails, the others are closed.
+        makers: makes world i, one after the other, in the thread that will step it; if one fails, the rest is closed.
         observation_space, action_space: of one world.
         autoreset_mode: one of Gymnasium's `AutoresetMode`s.
         num_threads: None takes one for each core. Each thread and the processes that its worlds start stay on one core:
