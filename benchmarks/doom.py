@@ -2,14 +2,16 @@
 
     python benchmarks/doom.py --num-envs 16 --decisions 4000
 
-Both step the same engines with the same random actions, in turns, several times. Writes benchmarks/results/doom.json:
-wall time, and the processor time of this program, its worker processes and the engines together (Linux only).
+Both step the same engines with the same random actions, in turns, several times; "training" is what the study of
+curiosity does, its learner and its reachability memory included. Writes benchmarks/results/doom.json: wall time, and
+the processor time of this program, its worker processes and the engines together (Linux only).
 """
 
 import argparse
 import json
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import gymnasium as gym
@@ -17,6 +19,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 
 import offroad
+from offroad import train
+from offroad.studies.curiosity.settings import CAMERA, curious
 
 RESULTS = Path(__file__).parent / "results"
 OPTIONS = {"start": "sparse", "actions": "macro"}
@@ -54,6 +58,20 @@ def processor_seconds() -> float:
     return sum(spent[process] for process in ours)
 
 
+def training(num_envs: int, decisions: int, seed: int) -> dict[str, float]:
+    """Without the compilation: what the second of two equal parts of a run takes."""
+    ends: list[tuple[float, float]] = []
+    with closing(threads(num_envs)) as env:
+        agent = curious("reachability", env, CAMERA, seed, extrinsic=0.0)
+        run = train.on_policy(
+            agent, env, 2 * decisions, seed=seed, progress=False, schedule=train.Schedule(log=decisions),
+            callback=lambda _: ends.append((time.perf_counter(), processor_seconds())),
+        )  # fmt: skip
+        made = run.history[-1]["step"] - run.history[0]["step"]
+    (began, spent), (ended, paid) = ends[0], ends[-1]
+    return {"per_s": made / (ended - began), "per_processor_s": made / (paid - spent)}
+
+
 def measure(make, num_envs: int, decisions: int, seed: int) -> dict[str, float]:
     env = make(num_envs)
     try:
@@ -78,11 +96,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     arms = {"threads": threads, "processes": processes}
-    runs = {name: [] for name in arms}
+    runs = {name: [] for name in (*arms, "training")}
     for seed in range(options.repeats):
         for name, make in arms.items():
             runs[name].append(measure(make, options.num_envs, options.decisions, seed))
             print(name, {key: round(value) for key, value in runs[name][-1].items()})
+        runs["training"].append(training(options.num_envs, 4 * options.decisions, seed))
+        print("training", {key: round(value) for key, value in runs["training"][-1].items()})
     found = {
         **vars(options),
         **OPTIONS,

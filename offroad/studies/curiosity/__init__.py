@@ -99,9 +99,9 @@ STUDY = Study(
             television=100_000, platformer=100_000, episodes=48,
         ),
         "cpu": CuriosityBudget(
-            seeds=3, minutes=2500, worlds=16, ablation_seeds=1, coverage=1_000_000, recurrent=3_000_000,
-            ladder=1_000_000, starts=(26, 24, 18, 10, 15), noise_start=24, transfer_start=24, balance=500_000,
-            television=300_000, platformer=1_000_000, episodes=48,
+            seeds=3, minutes=900, worlds=16, ablation_seeds=1, coverage=500_000, recurrent=2_000_000,
+            ladder=500_000, starts=(26, 24, 18, 10, 15), noise_start=24, transfer_start=24, balance=500_000,
+            television=200_000, platformer=500_000, episodes=48,
         ),
         "paper": CuriosityBudget(
             seeds=5, minutes=25_000, worlds=16, ablation_seeds=3, coverage=5_000_000, recurrent=20_000_000,

@@ -56,7 +56,6 @@ def learn(
     context.curve(f"{name}_{seed}", [row["step"] for row in rows], values)
     return run.agent, {
         "decisions [thousands]": run.step / 1e3,
-        "decisions per second": float(run.history[-1]["time/steps_per_second"]),
         "mean of the curve": float(np.mean(values)) if values else 0.0,  # no episode ended
     }
 
