@@ -21,7 +21,7 @@ TINY = settings.CuriosityBudget(
     platformer=256, episodes=2,
 )  # fmt: skip
 MAZE = dataclasses.replace(
-    TINY, coverage=256, ladder=256, starts=(15,), noise_start=26, transfer_start=26, balance=0, television=0,
+    TINY, coverage=256, ladder=256, noise_start=26, transfer_start=26, balance=0, television=0,
     platformer=0,
 )  # fmt: skip
 STUDY = dataclasses.replace(curiosity.STUDY, profiles={"tiny": TINY, "maze": MAZE})
@@ -55,7 +55,7 @@ def run(out, arms, profile="tiny"):
 
 def test_rooms_a_television_and_platforms(tmp_path):
     arms = ["d5_eipo", "d6_random", "d6_icm", "d7_random", "d7_icm", "d7_finetuned"]
-    results = run(tmp_path, [*arms, "d1_random", "d2_icm", "d3_icm", "d4_as_is"])
+    results = run(tmp_path, [*arms, "d1_random", "d2_icm_15", "d3_icm", "d4_as_is"])
     assert list(results.arms) == arms  # those of the maze were left out
     assert 0 <= results.values("d6_icm", "share of switching")[0] < 1
     assert results.values("d6_random", "share of switching")[0] == pytest.approx(1 / 8, abs=0.08)
@@ -67,7 +67,7 @@ def test_rooms_a_television_and_platforms(tmp_path):
     waiting = {claim.claim for claim in results.claims if claim.holds is None}
     assert {"D6: disagreement passes it", "D5: EIPO against the best of no bonus and all weights, easy task"} < waiting
     assert "D7: ICM without reward runs on its own levels" not in waiting
-    assert all(claim.startswith(("D1", "D3", "D4")) for claim in waiting if claim[1] not in "567")
+    assert all(claim.startswith(("D1", "D2", "D3", "D4")) for claim in waiting if claim[1] not in "567")
     again = run(tmp_path, ["d6_icm"])  # from its checkpoint: the same policy
     assert again.arms["d6_icm"]["metrics"] == results.arms["d6_icm"]["metrics"]
     assert {"balance.png", "television.png", "platformer.png"} <= {f.name for f in (tmp_path / "figures").iterdir()}
@@ -85,7 +85,7 @@ def test_a_thousand_times_the_reward(tmp_path, monkeypatch):
 
 def test_the_maze(tmp_path):
     pytest.importorskip("vizdoom")
-    arms = ["d1_random", "d1_ranking", "d1_ceiling", "d1_reachability", "d1_elsewhere", "d2_plain", "d3_pixels"]
+    arms = ["d1_random", "d1_ranking", "d1_ceiling", "d1_reachability", "d1_elsewhere", "d2_plain_15", "d3_pixels"]
     arms += ["d4_as_is", "d4_finetuned"]
     results = run(tmp_path, [*arms, "d1_icm_paper", "d6_icm"], "maze")
     assert list(results.arms) == arms
@@ -101,7 +101,7 @@ def test_the_maze(tmp_path):
     explorer = results["d1_reachability"]
     assert explorer["cells together"][0] >= explorer["cells per episode"][0] >= 1
     assert explorer["blind: cells per episode"][0] >= 1
-    assert set(results["d2_plain"]) == {"start 15: success"}
+    assert set(results["d2_plain_15"]) == {"success"}
     assert results["d4_finetuned"].keys() == {"success", "mean success in training"}
     runs = sorted(path.name for path in (tmp_path / "artefacts" / "runs").iterdir())
     assert runs == [
@@ -197,8 +197,7 @@ def judged(tmp_path, curves=None, **arms):
     }
     for name, kept in (curves or {}).items():
         found[name]["curves"] = {run: {"step": list(range(20)), "value": value} for run, value in kept.items()}
-    config = {"starts": [26, 18, 15]}
-    found = claims.verdict(Results("curiosity", "cpu", tmp_path, config=config, arms=found))
+    found = claims.verdict(Results("curiosity", "cpu", tmp_path, arms=found))
     return {claim.claim: claim for claim in found}
 
 
@@ -252,18 +251,21 @@ def test_reward_that_was_never_met_proves_nothing(tmp_path):
 
 
 def test_a_start_is_solved_in_two_of_three_seeds(tmp_path):
-    def rungs(*rows):
-        return {f"start {start}: success": row for start, row in zip((26, 18, 15), rows, strict=True)}
+    def rungs(method, *rows, starts=settings.STARTS):
+        return {f"d2_{method}_{start}": {"success": row} for start, row in zip(starts, rows)}
 
-    plain = rungs([1.0, 0.9, 0.9], [0.0, 0.1, 0.0], [0.0] * 3)
-    icm = rungs([1.0] * 3, [0.9, 0.7, 0.8], [0.9, 0.5, 0.5])
-    found = judged(tmp_path, d2_plain=plain, d2_icm=icm)
+    fails = rungs("plain", [0.0, 0.1, 0.0], [0.0] * 3, starts=(10, 15))
+    plain = rungs("plain", [1.0, 0.9, 0.9], [0.0, 0.1, 0.0]) | fails
+    icm = rungs("icm", [1.0] * 3, [0.9, 0.7, 0.8], [0.9, 0.5, 0.5])
+    found = judged(tmp_path, **plain, **icm)
     assert holding(found, "fails from the starts")
     assert holding(found, "farthest start solved, icm")
-    assert found["D2: farthest start solved, icm against no bonus"].measured == "18 (2 of 3) against 26 (1 of 3)"
-    assert not holding(found, "solves the farthest start")
+    assert found["D2: farthest start solved, icm against no bonus"].measured == "24 (2 of 5) against 26 (1 of 5)"
+    assert holding(found, "solves the farthest start") is False  # nobody needs to try what is beyond the third
     assert holding(found, "farthest start solved, rnd") is None
-    assert not holding(judged(tmp_path, d2_plain=icm, d2_icm=icm), "farthest start solved, icm")
+    solved = rungs("icm", [1.0] * 3, [1.0] * 3)
+    assert holding(judged(tmp_path, **plain, **solved), "farthest start solved, icm") is None  # the next was not tried
+    assert not holding(judged(tmp_path, **plain, **rungs("icm", [0.9] * 3, [0.0] * 3)), "farthest start solved, icm")
 
 
 @pytest.mark.parametrize(

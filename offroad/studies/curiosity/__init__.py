@@ -1,10 +1,10 @@
 """Curiosity: exploring without reward, and knowing when not to."""
 
 from offroad.studies.curiosity import pictures
-from offroad.studies.curiosity.claims import verdict, weight_arm
+from offroad.studies.curiosity.claims import rung_arm, verdict, weight_arm
 from offroad.studies.curiosity.doom import (
     EXPLORERS,
-    INTRINSIC,
+    LADDER,
     d1_random,
     d1_ranking,
     d1_scaled,
@@ -12,12 +12,12 @@ from offroad.studies.curiosity.doom import (
     d4_finetuned,
     d4_scratch,
     explorer,
-    ladder,
     noise,
+    rung,
 )
 from offroad.studies.curiosity.platforms import d7_finetuned, d7_random, d7_scratch, runner
 from offroad.studies.curiosity.rooms import WEIGHTS, d6_random, eipo, fixed_weight, viewer
-from offroad.studies.curiosity.settings import CuriosityBudget
+from offroad.studies.curiosity.settings import STARTS, CuriosityBudget
 from offroad.studies.study import Arm, Published, Study
 
 ICM = "Pathak, Agrawal, Efros and Darrell 2017, arXiv 1705.05363"
@@ -28,10 +28,7 @@ ARMS: dict[str, Arm] = {
     "d1_ranking": d1_ranking,
     **{name: explorer(method) for name, method in EXPLORERS.items()},
     "d1_scaled": d1_scaled,
-    "d2_plain": ladder("d2_plain", "PPO from each start; the bonus (ICM) has weight 0.", "icm", 0.0),
-    "d2_icm": ladder("d2_icm", "ICM and PPO from each start.", "icm", INTRINSIC),
-    "d2_rnd": ladder("d2_rnd", "RND and PPO from each start.", "rnd", INTRINSIC),
-    "d2_reachability": ladder("d2_reachability", "Reachability and PPO from each start.", "reachability", INTRINSIC),
+    **{rung_arm(method, start): rung(method, start) for method in LADDER for start in STARTS},
     "d3_icm": noise("d3_icm", "ICM, without and with noise over 40 % of the view.", "icm"),
     "d3_pixels": noise("d3_pixels", "Prediction error in pixels, without and with the noise.", "icm_pixels"),
     "d4_as_is": d4_as_is,
@@ -56,7 +53,7 @@ ARMS: dict[str, Arm] = {
 SHARES: dict[str, float | int] = {
     name: 2.6 if method.recurrent else 0.33 for name, method in EXPLORERS.items() if not method.main
 }
-for start, cost in {"d2_": 5, "d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
+for start, cost in {"d3_": 2, "d5_": 0.3, "d6_": 0.1}.items():
     SHARES |= {name: cost for name in ARMS if name.startswith(start)}
 SHARES |= {
     "d1_random": 0.2,
@@ -99,13 +96,13 @@ STUDY = Study(
             television=100_000, platformer=100_000, episodes=48,
         ),
         "cpu": CuriosityBudget(
-            seeds=3, minutes=900, worlds=16, ablation_seeds=1, coverage=500_000, recurrent=2_000_000,
-            ladder=500_000, starts=(26, 24, 18, 10, 15), noise_start=24, transfer_start=24, balance=500_000,
+            seeds=3, minutes=1200, worlds=16, ablation_seeds=1, coverage=1_000_000, recurrent=2_000_000,
+            ladder=500_000, noise_start=24, transfer_start=24, balance=500_000,
             television=200_000, platformer=500_000, episodes=48,
         ),
         "paper": CuriosityBudget(
             seeds=5, minutes=25_000, worlds=16, ablation_seeds=3, coverage=5_000_000, recurrent=20_000_000,
-            ladder=10_000_000, starts=(26, 24, 18, 10, 15), noise_start=10, transfer_start=15, balance=2_000_000,
+            ladder=10_000_000, noise_start=10, transfer_start=15, balance=2_000_000,
             television=1_000_000, platformer=5_000_000, episodes=100,
         ),
     },

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from offroad.report import maps, plots, video
-from offroad.studies.curiosity.claims import CELLS, LADDER, LEAD, weight_arm
-from offroad.studies.curiosity.doom import EXPLORERS
+from offroad.studies.curiosity.claims import CELLS, LEAD, rung_arm, weight_arm
+from offroad.studies.curiosity.doom import EXPLORERS, LADDER
 from offroad.studies.curiosity.rooms import WEIGHTS
+from offroad.studies.curiosity.settings import STARTS
 from offroad.studies.study import Figure, NotRun, Results
 
 BEST = "d1_reachability"
@@ -54,18 +55,14 @@ def animation(r: Results, folder: Path) -> Figure:
 
 
 def ladder(r: Results, folder: Path) -> Figure:
-    spots = r.config["starts"]
-    curves = {}
-    for arm in ("d2_plain", *LADDER):
-        if arm in r.arms:
-            curves[arm] = np.array([r.values(arm, f"start {spot}: success") for spot in spots])
-    _need(curves)
-    x = np.arange(1.0, len(spots) + 1)
-    label = f"start, from near to far: {', '.join(map(str, spots))}"
-    return Figure(
-        "The ladder of starts", plots.lines(folder / "ladder.png", x, curves, label, "success"),
-        "Success of the last policy, each trained from its start with sparse reward.",
-    )  # fmt: skip
+    rows = {
+        f"{start}: {method}": r.values(rung_arm(method, start), "success")
+        for start in STARTS
+        for method in LADDER
+        if rung_arm(method, start) in r.arms
+    }
+    caption = "Success of the last policy, each trained from its start with sparse reward; near starts first."
+    return _dots(folder / "ladder.png", rows, "success", "The ladder of starts", caption)
 
 
 def noise(r: Results, folder: Path) -> Figure:

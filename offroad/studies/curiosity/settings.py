@@ -33,6 +33,7 @@ from offroad.train.collect import HostCollector, Rollout
 
 EXAM_SEED = 5_000_000  # of the evaluation, apart from all training seeds and from those of the pilots
 ROLLOUT = 128  # decisions of each world between updates
+STARTS = (26, 24, 18, 10, 15)  # D2: start spots, from near to far; the last two are the paper's
 WARM_UP = 9  # updates at first in which only the bonus learns, from random actions: those that freeze an embedding
 
 
@@ -45,7 +46,6 @@ class CuriosityBudget(Budget):
     coverage: int  # D1 and D4: decisions without any reward in the maze
     recurrent: int  # D1: decisions of ICM with a recurrent policy and the paper's actions
     ladder: int  # D2, D3 and D4: decisions with sparse reward in the maze
-    starts: tuple[int, ...] = ()  # D2: start spots, from near to far
     noise_start: int = 26  # D3
     transfer_start: int = 26  # D4
     balance: int  # D5: decisions in MiniGrid
