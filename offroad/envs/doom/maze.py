@@ -221,9 +221,8 @@ class DoomWorld:
     def _look(self) -> None:
         """Puts what is seen now on the stack. The engine shows nothing after an episode's end: the last frame again."""
         state = self.game.get_state()
-        frames = self.stack.view(
-            "<u4"
-        )  # all four as one number, which NumPy shifts forty times as fast as it moves bytes
+        # One frame older: NumPy shifts the four bytes of a pixel as one number, forty times as fast as byte by byte.
+        frames = self.stack.view("<u4")
         frames >>= 8
         if state is not None:
             self.view = state.screen_buffer.copy()
