@@ -36,7 +36,8 @@ class Dataset:
     episode that was cut off cannot be bootstrapped from and is left out of what is sampled, and that of an episode
     that terminated has its own observation as the next one, which no agent uses.
 
-    Numbers of 64 bits become what JAX computes with, unless x64 is on; `propensities` and `info` stay as they are.
+    Numbers of 64 bits become what JAX computes with, unless x64 is on; `propensities` and `info` stay as they are. One
+    real number a row, as a column of a table gives it, is a vector of length one.
     Arrays may be memory-mapped. `dataclasses.replace(dataset, rewards=...)` changes one column and copies none.
 
     **Arguments:** `observations`, `actions`: leaves `[steps, ...]`, dicts allowed. `rewards` `[steps]`. `terminated`
@@ -63,6 +64,8 @@ class Dataset:
 
         for name in ("observations", "actions", "final_observations"):
             put(name, jax.tree.map(_canonical, getattr(self, name)))
+            if isinstance(one := getattr(self, name), np.ndarray) and one.ndim == 1 and one.dtype.kind == "f":
+                put(name, one[:, None])
         put("rewards", _canonical(np.asarray(self.rewards) * np.float32(1)))  # integers become floats
         for name in ("terminated", "truncated"):
             put(name, as_flags(name, getattr(self, name)))
@@ -220,6 +223,8 @@ class Dataset:
 
     def check(self, spaces: Spaces) -> None:
         """Raises `OffroadError`, naming the array and both shapes, if observations or actions are not of `spaces`."""
+        if isinstance(spaces.action, gym_spaces.Discrete):
+            self._check_whole(spaces.action)
         for name, space in (("observations", spaces.observation), ("actions", spaces.action)):
             found, expected = _shapes(name, getattr(self, name)), _space_shapes(name, space)
             for part in sorted(found.keys() | expected.keys()):
@@ -231,7 +236,7 @@ class Dataset:
 
     def check_numbers(self, action_space: gym_spaces.Space | None = None) -> None:
         """Raises `OffroadError`, naming the array and the row, where a number to learn from is NaN or infinite; with an
-        `action_space` of choices, also if actions are others, or no whole numbers."""
+        `action_space`, also where actions are beyond its bounds, other choices than it has, or no whole numbers."""
         for name, array in self.arrays().items():
             if array.dtype.kind != "f" or name.startswith(("info/", "propensities")):
                 continue
@@ -242,14 +247,34 @@ class Dataset:
                         f"row {start + int(np.argmin(good))} of {name!r} is NaN or infinite; leave out its episode "
                         "(`offroad data inspect` counts such rows)"
                     )
+        if isinstance(action_space, gym_spaces.Box):
+            self._check_bounds(action_space)
         if isinstance(action_space, gym_spaces.Discrete):
-            first, last = int(action_space.start), int(action_space.start + action_space.n - 1)
-            expected = f"expected whole numbers from {first} to {last}, the environment's choices"
-            if not np.issubdtype(self.actions.dtype, np.integer):
-                raise OffroadError(f"the data set's actions are of type {self.actions.dtype}; {expected}")
+            expected = self._check_whole(action_space)
             low, high = int(self.actions.min()), int(self.actions.max())
-            if low < first or high > last:
+            if low < action_space.start or high >= action_space.start + action_space.n:
                 raise OffroadError(f"the data set's actions go from {low} to {high}; {expected}")
+
+    def _check_whole(self, space: gym_spaces.Discrete) -> str:
+        """**Returns:** what is expected of choices in `space`, for other errors."""
+        first, last = int(space.start), int(space.start + space.n - 1)
+        expected = f"expected whole numbers from {first} to {last}, the environment's choices"
+        if isinstance(self.actions, np.ndarray) and not np.issubdtype(self.actions.dtype, np.integer):
+            raise OffroadError(f"the data set's actions are of type {self.actions.dtype}; {expected}")
+        return expected
+
+    def _check_bounds(self, space: gym_spaces.Box) -> None:
+        slack = np.where(space.bounded_below & space.bounded_above, 1e-5 * (space.high - space.low), 0)  # of rounding
+        for start in range(0, len(self), PIECE):
+            actions = self.actions[start : start + PIECE]
+            beyond = (actions < space.low - slack) | (actions > space.high + slack)
+            if beyond.any():
+                row, *where = np.unravel_index(np.argmax(beyond), beyond.shape)
+                low, high = space.low[tuple(where)], space.high[tuple(where)]
+                raise OffroadError(
+                    f"row {start + int(row)} of 'actions' holds {actions[(row, *where)]:g}, beyond the bounds {low:g} "
+                    f"to {high:g}; clip them: replace(dataset, actions=np.clip(dataset.actions, space.low, space.high))"
+                )
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +21,7 @@ from offroad.data.dataset import Dataset, as_flags, differ, flatten, nest
 from offroad.errors import OffroadError, unknown
 
 MAP_ABOVE = 2**28
-"""Arrays of a folder that are larger than this many bytes stay on the disk and are mapped into memory."""
+"""Arrays that are larger than this many bytes and not compressed stay on the disk and are mapped into memory."""
 
 ALIASES = {
     "observations": ("observations", "observation", "obs", "states", "state"),
@@ -46,10 +48,12 @@ def load(
     """The data set in a file or folder, whose kind its suffix or content tells:
 
     - `.npz`: arrays named like the columns below, entries of dict observations as `observations/objects`;
-    - a folder that `save` wrote: the same as `.npy` files; large ones stay on the disk and are mapped (`MAP_ABOVE`);
+    - a folder that `save` wrote: the same as `.npy` files;
     - `.hdf5`, `.h5`: the same as HDF5; D4RL's files are of this kind;
     - a folder of Minari's local store, or its id such as `D4RL/door/human-v2` (see `read_minari`);
     - `.csv`, `.parquet`: a row for each step; an array of width d is d columns named `observations_0` and so on.
+
+    Arrays of the first three kinds that are large and not compressed stay on the disk and are mapped (`MAP_ABOVE`).
 
     **Arguments:** `columns`: names in the file, of `observations`, `actions`, `rewards`, `terminated`, `truncated`,
     `next_observations`, `episode` (an id that is the same in all rows of an episode), `lengths` (steps of each
@@ -70,6 +74,10 @@ def load(
     if folder.is_dir():
         inner = folder / "data" if (folder / "data").is_dir() else folder
         if (inner / "main_data.hdf5").exists() or (inner / "metadata.json").exists():
+            if ends or columns:
+                raise OffroadError(
+                    f"'{folder}' is of Minari, which names all columns and ends; leave out columns and ends"
+                )
             return read_minari(inner)
         if not (folder / "dataset.json").exists():
             raise OffroadError(
@@ -96,7 +104,8 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
     notes: list[str] = []
     for name in ("observations", "actions", "rewards"):
         if name not in columns:
-            raise OffroadError(f"'{where}' has no column of {name}; name it: {name}=..., one of {', '.join(names)}")
+            among = f"name it: {name}=..., one of {', '.join(names)}" if names else "it holds no arrays at all"
+            raise OffroadError(f"'{where}' has no column of {name}; {among}")
     for name, array in flatten({k: v for k, v in columns.items() if k not in ("episode", "info")}).items():
         if array.dtype.kind not in "biuf":
             raise OffroadError(
@@ -112,6 +121,14 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
     ).items():
         if array.shape[:1] != (steps,) and not name.startswith("info/"):
             raise OffroadError(f"{name!r} of '{where}' has shape {array.shape}, but there are {steps} rewards")
+
+    after = columns.get("next_observations")
+    if after is not None:
+        shapes = [{k: x.shape for k, x in flatten({"": c}).items()} for c in (columns["observations"], after)]
+        if shapes[0] != shapes[1]:
+            raise OffroadError(
+                f"observations of '{where}' have shapes {shapes[0]}, next observations {shapes[1]}; expected the same"
+            )
 
     last = _boundaries(columns, steps, where)
     named = [name for name in ("terminated", "truncated") if name in columns]
@@ -138,7 +155,6 @@ def assemble(columns: dict[str, Any], ends: str | None, where: str, names: Seque
 
     if last is not None:
         end(np.flatnonzero(last), "an episode ends there without a flag")
-    after = columns.get("next_observations")
     if after is not None:
         inner = np.flatnonzero(~(terminated | truncated)[:-1])
         end(differ(after, columns["observations"], inner, inner + 1), "the next row is not what came next")
@@ -173,15 +189,17 @@ def _boundaries(columns: dict[str, Any], steps: int, where: str) -> np.ndarray |
     lengths = columns["lengths"]
     if lengths.sum() != steps or lengths.min() < 1:
         raise OffroadError(f"the lengths in '{where}' add up to {lengths.sum()} steps, but there are {steps} rewards")
+    if (lengths % 1).any():
+        raise OffroadError(f"the lengths in '{where}' are {lengths}; expected whole numbers of steps")
     last = np.zeros(steps, bool)
-    last[np.cumsum(lengths) - 1] = True
+    last[np.cumsum(lengths).astype(int) - 1] = True
     return last
 
 
 # --- where arrays come from ------------------------------------------------------------------------------------------
 
 
-_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv.Error)
+_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv.Error, tokenize.TokenError)
 """What NumPy, h5py and csv raise besides, where a file is not what its name says."""
 
 
@@ -193,20 +211,52 @@ def _readable(path: Path) -> Iterator[None]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, *_OTHER) as error:
         said = str(error).partition("\n")[0]
         raise OffroadError(f"'{path}' cannot be read ({said}); it is damaged, cut short or of another kind") from error
+    except MemoryError as error:
+        mend = "if it is not damaged, save it on a larger machine as a folder of .npy files, which are mapped"
+        raise OffroadError(f"'{path}' does not fit into memory ({error}); {mend}") from error
 
 
 @contextmanager
 def _npz(path: Path) -> Iterator[Getters]:
+    with zipfile.ZipFile(path) as archive:  # NumPy takes a file that is none for a pickle
+        plain = [x for x in archive.infolist() if x.compress_type == zipfile.ZIP_STORED and x.file_size > MAP_ABOVE]
+        offsets = {x.filename.removesuffix(".npy"): x.header_offset for x in plain}
     with np.load(path, allow_pickle=False) as file:
-        yield {name: lambda name=name: file[name] for name in file.files}
+
+        def read(name: str) -> np.ndarray:
+            mapped = _map_member(path, offsets[name]) if name in offsets else None
+            return file[name] if mapped is None else mapped
+
+        yield {name: lambda name=name: read(name) for name in file.files}
+
+
+def _map_member(path: Path, header: int) -> np.ndarray | None:
+    """The array in a part of an archive that is not compressed, mapped; None if it holds no plain numbers."""
+    with path.open("rb") as file:
+        file.seek(header + 26)  # a part begins with 30 bytes, the last four of which tell how much stands before it
+        name, extra = struct.unpack("<HH", file.read(4))
+        file.seek(header + 30 + name + extra)
+        if np.lib.format.read_magic(file) != (1, 0):
+            return None
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        if dtype.hasobject:
+            return None
+        return np.asarray(np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C"))
 
 
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Getters]:
     with h5py.File(path, "r") as file:
-        names: list[str] = []
-        file.visititems(lambda name, x: names.append(name) if isinstance(x, h5py.Dataset) else None)
-        yield {name: lambda name=name: file[name][()] for name in names}  # pyright: ignore[reportIndexIssue]
+        found: dict[str, h5py.Dataset] = {}
+        file.visititems(lambda name, x: found.update({name: x}) if isinstance(x, h5py.Dataset) else None)
+
+        def read(array: h5py.Dataset) -> np.ndarray:
+            offset = array.id.get_offset()  # None where it is in chunks, which it is if it is compressed
+            if offset is None or file.userblock_size or array.dtype.kind not in "biuf" or array.nbytes <= MAP_ABOVE:
+                return array[()]
+            return np.asarray(np.memmap(path, array.dtype, "r", offset, array.shape))
+
+        yield {name: lambda array=array: read(array) for name, array in found.items()}
 
 
 @contextmanager
@@ -255,7 +305,8 @@ def read_minari(folder: Path) -> Dataset:
     """
     with _readable(folder / "metadata.json"):
         metadata = json.loads((folder / "metadata.json").read_text())
-    if (kind := metadata.get("data_format", "hdf5")) != "hdf5":
+        kind = metadata.get("data_format", "hdf5")
+    if kind != "hdf5":
         raise OffroadError(f"the Minari data set '{folder}' is stored as {kind}, expected hdf5; convert it with Minari")
     path = folder / "main_data.hdf5"
     with _readable(path), h5py.File(path, "r") as file:
@@ -268,6 +319,8 @@ def read_minari(folder: Path) -> Dataset:
         joined: dict[str, Any] = jax.tree.map(lambda *x: np.concatenate(x), *episodes)
     terminated, truncated = joined["terminations"], joined["truncations"]
     lengths = np.array([len(episode["rewards"]) for episode in episodes])
+    if not lengths.any():
+        raise OffroadError(f"the data set '{path}' is empty; expected at least one step")
     truncated[np.cumsum(lengths)[~(terminated | truncated)[np.cumsum(lengths) - 1]] - 1] = True
     # An episode has one more observation than steps, so that in the joined array its rows are shifted by its number.
     rows = np.arange(lengths.sum()) + np.repeat(np.arange(count), lengths)

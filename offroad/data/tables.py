@@ -22,6 +22,10 @@ def csv(path: Path) -> Iterator[Getters]:
         header, *lines = list(csv_module.reader(file)) or [[]]
     if not header:
         raise OffroadError(f"'{path}' is empty; expected a first line of column names, and a row for each step")
+    if twice := [name for i, name in enumerate(header) if name in header[:i]]:
+        raise OffroadError(
+            f"the first line of '{path}' names {twice[0]!r} twice; expected a name of its own for each column"
+        )
     lines = [line for line in lines if line]
     for row, line in enumerate(lines):
         if len(line) != len(header):
@@ -76,18 +80,23 @@ def write_parquet(path: Path, arrays: dict[str, np.ndarray]) -> None:
 
 def _grouped(columns: dict[str, Callable[[], np.ndarray]]) -> Getters:
     """Numbered columns `x_0`, `x_1`, ... as one array `x`; each also by its own name, but not in dicts (`x/y_0`)."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[int, str]] = {}
     for name in columns:
         if numbered := re.fullmatch(r"(.+)_(\d+)", name):
-            stem, number = numbered.groups()
-            if int(number) == len(groups.get(stem, [])):  # in order from 0: not the year in `sales_2024`
-                groups.setdefault(stem, []).append(name)
+            groups.setdefault(numbered[1], {})[int(numbered[2])] = name
+    groups = {stem: names for stem, names in groups.items() if 0 in names}  # not the year in `sales_2024`
 
-    def stacked(names: list[str]) -> Callable[[], np.ndarray]:
-        return lambda: np.stack([columns[name]() for name in names], axis=-1)
+    def stacked(stem: str) -> np.ndarray:
+        names = groups[stem]
+        if missing := sorted(set(range(len(names))) - names.keys()):
+            raise OffroadError(
+                f"of the columns {', '.join(names.values())} there is no {stem}_{missing[0]}; number them from 0 on "
+                "without a gap, or name those that are meant"
+            )
+        return np.stack([columns[names[number]]() for number in range(len(names))], axis=-1)
 
     apart = {name: get for name, get in columns.items() if "/" not in name or not re.fullmatch(r".+_\d+", name)}
-    return {**{stem: stacked(names) for stem, names in groups.items()}, **apart}
+    return {**{stem: lambda stem=stem: stacked(stem) for stem in groups}, **apart}
 
 
 def _numbers(cells: tuple[str, ...]) -> np.ndarray:

@@ -73,15 +73,18 @@ def offline(
     - `out`, `resume`, `callback`: as in `on_policy`. A run goes on to the bit, and only with the same data.
     - `schedule`: when to evaluate, log and save, in updates; rounded up to whole chunks, of about a hundred.
 
-    Raises `OffroadError` when a number of a `Dataset` or a metric is not finite, and for an `eval_env` where the
-    learner has no policy.
+    Raises `OffroadError` where a `Dataset` has other shapes than the learner's spaces or actions beyond an agent's
+    bounds, when one of its numbers or a metric is not finite, and for an `eval_env` where the learner has no policy.
     """
     if eval_env is not None and not hasattr(learner, "act"):
         raise OffroadError(
             f"a {type(learner).__name__} has no policy (act), so eval_env cannot evaluate it; leave eval_env out"
         )
     if isinstance(data, Dataset):
-        data.check_numbers(learner.spaces.action if isinstance(learner, Agent) else None)
+        taught = getattr(learner, "agent", learner)  # what plays primitives learns from latent actions
+        if (spaces := getattr(taught, "spaces", None)) is not None:
+            data.check(spaces)
+        data.check_numbers(taught.spaces.action if isinstance(taught, Agent) else None)
     config = describe("offline", learner, eval_env, seed, data=fingerprint(data))
     config.pop("num_envs", None)
     with ThreadPoolExecutor(1, "sampler") as sampler:

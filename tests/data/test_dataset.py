@@ -148,6 +148,28 @@ def test_choices_that_the_environment_does_not_have(actions, message):
         small(actions=actions).check_numbers(gym_spaces.Discrete(4))
 
 
+def test_actions_beyond_the_bounds_are_told_with_the_row():
+    box = gym_spaces.Box(np.float32([-1, -np.inf]), np.float32([0.25, 5]))
+    rounded = np.array([[0.25 + 1e-6, 5], [-1 - 1e-6, 1], [0, -9], [0, 0], [0, 0]])
+    small(actions=rounded).check_numbers(box)
+    rounded[3, 1] = 5.5
+    with pytest.raises(OffroadError, match=r"row 3 of 'actions' holds 5\.5, beyond the bounds -inf to 5; clip them"):
+        small(actions=rounded).check_numbers(box)
+    rounded[1, 0] = -1.01
+    with pytest.raises(OffroadError, match=r"row 1 of 'actions' holds -1\.01, beyond the bounds -1 to 0\.25"):
+        small(actions=rounded).check_numbers(box)
+
+
+def test_one_real_number_a_row_is_a_vector_of_length_one():
+    whole = small()
+    columns = {name: getattr(whole, name)[:, 0] for name in ("observations", "actions", "final_observations")}
+    flat, box = small(**columns), gym_spaces.Box(-1, 20, (1,))
+    flat.check(Spaces(box, box))
+    np.testing.assert_array_equal(flat.transitions(np.arange(5)).next_observation, [[1], [2], [3], [11], [12]])
+    with pytest.raises(OffroadError, match="are of type float32; expected whole numbers from 0 to 3"):
+        flat.check(Spaces(box, gym_spaces.Discrete(4)))
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_numbers_that_are_none_are_named(bad):
     small().check_numbers()

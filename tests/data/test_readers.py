@@ -63,17 +63,47 @@ def test_there_and_back(suffix, make, tmp_path):
     assert not found.notes
 
 
-def test_large_arrays_of_a_folder_are_mapped_and_equal(tmp_path, monkeypatch):
-    save(some(), tmp_path / "data")
+def plain(path, data):
+    """An archive or an HDF5 file without compression, as others write them; one array the other way round."""
+    if path.suffix == ".npz":
+        np.savez(path, **{k: np.asfortranarray(x) for k, x in data.arrays().items()})
+        return
+    with h5py.File(path, "w") as file:
+        for name, array in data.arrays().items():
+            file[name] = array
+
+
+def is_mapped(array):
+    while array.base is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+@pytest.mark.parametrize(("suffix", "write"), [("", lambda path, x: save(x, path)), (".npz", plain), (".hdf5", plain)])
+def test_large_arrays_that_are_not_compressed_are_mapped_and_equal(suffix, write, tmp_path, monkeypatch):
+    path = tmp_path / f"data{suffix}"
+    write(path, some())
+    assert not is_mapped(load(path).observations["robot"])
     monkeypatch.setattr(readers, "MAP_ABOVE", 0)
-    mapped = load(tmp_path / "data")
-    robot = mapped.observations["robot"]
-    while robot.base is not None and not isinstance(robot, np.memmap):
-        robot = robot.base
-    assert isinstance(robot, np.memmap)
+    mapped = load(path)
+    assert is_mapped(mapped.observations["robot"])
     assert_same(mapped, some())
     ours, theirs = (x.sample(np.random.default_rng(1), 50) for x in (some(), mapped))
     np.testing.assert_array_equal(ours.next_observation["goal"], theirs.next_observation["goal"])
+
+
+def test_what_cannot_be_mapped_is_read_or_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "MAP_ABOVE", 0)
+    for name in ("data.npz", "data.hdf5"):
+        save(some(), tmp_path / name)  # compressed
+        assert_same(load(tmp_path / name), some())
+    np.savez(tmp_path / "objects.npz", observations=np.array([{}, None]), actions=np.ones(2), rewards=np.ones(2))
+    with pytest.raises(OffroadError, match="Object arrays cannot be loaded"):
+        load(tmp_path / "objects.npz")
+
+
+def test_a_folder_is_not_overwritten(tmp_path):
+    save(some(), tmp_path / "data")
     with pytest.raises(OffroadError, match="exists already"):
         save(some(), tmp_path / "data")
 
@@ -90,6 +120,22 @@ def test_minari_there_and_back(tmp_path, monkeypatch):
         del file["episode_2"]
     with pytest.raises(OffroadError, match=r"holds 2 episodes, its metadata\.json tells of 3"):
         load("room/test-v0")
+    with pytest.raises(OffroadError, match="leave out columns and ends"):
+        load("room/test-v0", rewards="clicks")
+    (tmp_path / "room" / "test-v0" / "data" / "metadata.json").write_text("[]")
+    with pytest.raises(OffroadError, match="cannot be read"):
+        load("room/test-v0")
+
+
+def test_a_minari_set_without_steps(tmp_path):
+    columns = {"observations": np.ones((1, 2)), "actions": np.ones((0, 1)), "rewards": np.ones(0)}
+    flags = {"terminations": np.zeros(0, bool), "truncations": np.zeros(0, bool)}
+    with h5py.File(tmp_path / "main_data.hdf5", "w") as file:
+        for name, array in {**columns, **flags}.items():
+            file[f"episode_0/{name}"] = array
+    (tmp_path / "metadata.json").write_text(json.dumps({"total_episodes": 1}))
+    with pytest.raises(OffroadError, match="is empty"):
+        load(tmp_path)
 
 
 def test_minari_flags_inside_an_episode_and_infos_in_groups(tmp_path):
@@ -192,6 +238,12 @@ def test_lengths_split_demonstrations(tmp_path):
     np.savez(tmp_path / "b.npz", obs=np.zeros((5, 2)), action=np.zeros(5, int), reward=np.ones(5), length=[2, 2])
     with pytest.raises(OffroadError, match="add up to 4 steps, but there are 5 rewards"):
         load(tmp_path / "b.npz", ends="truncated")
+    whole = {"obs": np.zeros((5, 2)), "action": np.zeros(5, int), "reward": np.ones(5)}
+    np.savez(tmp_path / "c.npz", **whole, length=[2.0, 3.0])
+    np.testing.assert_array_equal(load(tmp_path / "c.npz", ends="truncated").ends, [1, 4])
+    np.savez(tmp_path / "d.npz", **whole, length=[2.5, 2.5])
+    with pytest.raises(OffroadError, match="expected whole numbers of steps"):
+        load(tmp_path / "d.npz", ends="truncated")
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5", ".csv", ".parquet", ".npy"])
@@ -215,6 +267,38 @@ def test_flags_that_are_no_flags(wrong, tmp_path):
     np.savez(tmp_path / "a.npz", observations=two, actions=two, rewards=none, terminated=ends, truncated=none)
     with pytest.raises(OffroadError, match=f"'terminated' contains {wrong}; expected flags"):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("obs_1,obs_0,action,reward,done", None),
+        ("obs_0,obs_2,action,reward,done", "of the columns obs_0, obs_2 there is no obs_1"),
+        ("obs_0,obs_0,action,reward,done", "names 'obs_0' twice"),
+    ],
+)
+def test_no_numbered_column_is_lost(header, message, tmp_path):
+    (tmp_path / "a.csv").write_text(f"{header}\n1.5,2.5,0,0,0\n3.5,4.5,1,1,1\n")
+    if message is None:
+        np.testing.assert_array_equal(load(tmp_path / "a.csv").observations, [[2.5, 1.5], [4.5, 3.5]])
+        return
+    with pytest.raises(OffroadError, match=message):
+        load(tmp_path / "a.csv")
+
+
+def test_numpy_headers_that_never_end(tmp_path):
+    save(some(), tmp_path / "data")
+    file = tmp_path / "data" / "rewards.npy"
+    file.write_bytes(file.read_bytes().replace(b"}", b" ", 1))
+    with pytest.raises(OffroadError, match="cannot be read"):
+        load(tmp_path / "data")
+
+
+def test_files_that_ask_for_more_memory_than_there_is(tmp_path):
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_dataset("observations", shape=(10**13, 3), dtype="f4", chunks=(1000, 3))
+    with pytest.raises(OffroadError, match="does not fit into memory"):
+        load(tmp_path / "a.hdf5")
 
 
 def test_a_quote_that_nobody_closes(tmp_path):
@@ -243,6 +327,16 @@ def test_what_is_no_data_set(tmp_path):
         load(tmp_path / "empty.csv")
     with pytest.raises(OffroadError, match="unknown column 'reward'; did you mean 'rewards'"):
         load(tmp_path / "empty.csv", reward="x")
+    (tmp_path / "noise.npz").write_bytes(bytes(range(200, 250)))
+    with pytest.raises(OffroadError, match="not a zip file"):  # and no advice to unpickle it
+        load(tmp_path / "noise.npz")
+    h5py.File(tmp_path / "nothing.hdf5", "w").close()
+    with pytest.raises(OffroadError, match="has no column of observations; it holds no arrays at all"):
+        load(tmp_path / "nothing.hdf5")
+    short = {"obs": np.ones((3, 2)), "action": np.ones((3, 1)), "reward": np.ones(3), "done": np.ones(3)}
+    np.savez(tmp_path / "next.npz", **short, next_obs=np.ones((3, 1)))
+    with pytest.raises(OffroadError, match=r"have shapes .*\(3, 2\).*, next observations .*\(3, 1\)"):
+        load(tmp_path / "next.npz")
     np.savez(tmp_path / "odd.npz", obs=np.ones((3, 2)), action=np.ones((4, 1)), reward=np.ones(3), done=np.ones(3))
     with pytest.raises(OffroadError, match=r"'actions' of .* has shape \(4, 1\), but there are 3 rewards"):
         load(tmp_path / "odd.npz")

@@ -16,6 +16,7 @@ from jaxtyping import Array
 from tiny import Proportional, same, steps_env
 
 from offroad.agents import BC, TD3BC, BCConfig, TD3BCConfig, stacked
+from offroad.agents.fqe import FQE, FQEConfig
 from offroad.data.dataset import Dataset
 from offroad.data.replay import Replay
 from offroad.data.spaces import Spaces
@@ -196,3 +197,14 @@ def test_what_goes_wrong_with_the_data_is_told():
         offline(Proportional.create(Spaces.of(steps_env({}))), Replay(3), 10)
     with pytest.raises(OffroadError, match="the disk is gone"):  # also from the thread that samples ahead
         learn(1000, data=Rows(fail_at=6))
+
+
+def test_data_of_another_environment_are_refused():
+    """Also by what is no agent but has spaces."""
+    agent = BC.create(SPACES, BCConfig(hidden=(4,), batch=8), jax.random.key(0))
+    wide = replace(walk(), actions=np.zeros((len(walk()), 2)))
+    for learner in (agent, FQE.create(SPACES, FQEConfig(hidden=(4,)), agent, jax.random.key(0))):
+        with pytest.raises(OffroadError, match=r"'actions' shape \(2,\) per row, the environment has shape \(1,\)"):
+            offline(learner, wide, 1, progress=False)
+    with pytest.raises(OffroadError, match="row 0 of 'actions' holds 7, beyond the bounds -1 to 1"):
+        offline(agent, replace(walk(), actions=np.full((len(walk()), 1), 7.0)), 1, progress=False)
