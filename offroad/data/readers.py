@@ -1,10 +1,7 @@
 """Data sets from files: NumPy archives and folders, HDF5 as D4RL has it, Minari's local store, CSV and Parquet logs."""
 
-import csv
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,11 +74,12 @@ def load(
                 "Minari's data/main_data.hdf5; name the data set's own folder"
             )
         path = folder
-    kinds = {"": _folder, ".npz": _npz, ".hdf5": _hdf5, ".h5": _hdf5, ".csv": tables.csv, ".parquet": tables.parquet}
+    kinds = {".npz": tables.npz, ".csv": tables.csv, ".parquet": tables.parquet}
+    kinds |= {"": _folder, ".hdf5": _hdf5, ".h5": _hdf5}
     kind = "" if path.is_dir() else path.suffix.lower()
     if kind not in kinds:
         raise OffroadError(f"'{path}' has the suffix {kind!r}; expected one of {', '.join(filter(None, kinds))}")
-    with _readable(path), kinds[kind](path) as getters:
+    with tables.readable(path), kinds[kind](path) as getters:
         found = {}
         for name in ALIASES:
             given = name in columns
@@ -181,26 +179,6 @@ def _boundaries(columns: dict[str, Any], steps: int, where: str) -> np.ndarray |
 # --- where arrays come from ------------------------------------------------------------------------------------------
 
 
-_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv.Error)
-"""What NumPy, h5py and csv raise besides, where a file is not what its name says."""
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever the readers of files raise into one sentence."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, *_OTHER) as error:
-        said = str(error).partition("\n")[0]
-        raise OffroadError(f"'{path}' cannot be read ({said}); it is damaged, cut short or of another kind") from error
-
-
-@contextmanager
-def _npz(path: Path) -> Iterator[Getters]:
-    with np.load(path, allow_pickle=False) as file:
-        yield {name: lambda name=name: file[name] for name in file.files}
-
-
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Getters]:
     with h5py.File(path, "r") as file:
@@ -253,12 +231,12 @@ def read_minari(folder: Path) -> Dataset:
     one more row than `actions`, `rewards`, `terminations` and `truncations`; dicts are groups. Of `infos` numbers in
     groups are read, row t being what came with observation t; infos as JSON strings, of Minari 0.5, are left out.
     """
-    with _readable(folder / "metadata.json"):
+    with tables.readable(folder / "metadata.json"):
         metadata = json.loads((folder / "metadata.json").read_text())
     if (kind := metadata.get("data_format", "hdf5")) != "hdf5":
         raise OffroadError(f"the Minari data set '{folder}' is stored as {kind}, expected hdf5; convert it with Minari")
     path = folder / "main_data.hdf5"
-    with _readable(path), h5py.File(path, "r") as file:
+    with tables.readable(path), h5py.File(path, "r") as file:
         count = metadata.get("total_episodes", len(file))
         if count != len(file) or not count:
             raise OffroadError(

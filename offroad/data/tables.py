@@ -1,7 +1,12 @@
-"""Logs as tables, CSV or Parquet: a row for each step, numbers in columns; an array of width d is d columns."""
+"""Logs as tables, CSV or Parquet: a row for each step, numbers in columns; an array of width d is d columns.
+
+Files of NumPy's arrays, which hold them as they are, are read here alike.
+"""
 
 import csv as csv_module
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +18,24 @@ import numpy as np
 from offroad.errors import OffroadError
 
 Getters = Mapping[str, Callable[[], Any]]
+_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv_module.Error)
+"""What NumPy, h5py and csv raise besides, where a file is not what its name says."""
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns whatever the readers of files raise into one sentence."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, *_OTHER) as error:
+        said = str(error).partition("\n")[0]
+        raise OffroadError(f"'{path}' cannot be read ({said}); it is damaged, cut short or of another kind") from error
+
+
+@contextmanager
+def npz(path: Path) -> Iterator[Getters]:
+    with np.load(path, allow_pickle=False) as file:
+        yield {name: lambda name=name: file[name] for name in file.files}
 
 
 @contextmanager

@@ -239,7 +239,10 @@ def reproduce(
         raise OffroadError(f"seeds is {seeds}; expected at least 1")
     chosen = [a for a in study.arms if arms is None or a in arms]
     folder = Path(out) if out is not None else Path("results") / study.name / profile
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OffroadError(f"the folder '{folder}' cannot be made ({error.strerror}); choose another") from error
 
     console = console or Console()
     config = asdict(budget) | {"seeds": len(seed_list)}

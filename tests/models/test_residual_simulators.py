@@ -1,12 +1,13 @@
 """Simulators: the discrete inverse is exact, and held joints stay where they are."""
 
+import gymnasium as gym
 import mujoco
 import numpy as np
 import pytest
 from residual_pair import ARM, arm, random_state
 
 from offroad.errors import OffroadError
-from offroad.models import FunctionSimulator, MujocoSimulator
+from offroad.models import FunctionSimulator, MujocoSimulator, simulator
 from offroad.models.simulators import Simulator
 
 
@@ -73,6 +74,10 @@ def test_what_a_simulator_cannot_do_is_said():
     model = arm()
     with pytest.raises(OffroadError, match="no hinge or slider 'c'"):
         MujocoSimulator(model, ("c",))
+    with pytest.raises(OffroadError, match="the joint 'b' is named twice"):
+        MujocoSimulator(model, ("b", "b"))
+    with pytest.raises(OffroadError, match="no simulator can be made of CartPoleEnv"):
+        simulator(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
     with pytest.raises(OffroadError, match="no multiple of the simulator's timestep"):
         MujocoSimulator(model).with_dt(0.015)
     with pytest.raises(OffroadError, match=r"2,000 timesteps .* at most 500"):

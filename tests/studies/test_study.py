@@ -227,6 +227,9 @@ def test_user_mistakes_are_named(tmp_path):
         run(COINS, tmp_path, arms=["lodaed"])
     with pytest.raises(OffroadError, match="seeds is 0"):
         run(COINS, tmp_path, seeds=0)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OffroadError, match="file' cannot be made"):
+        run(COINS, tmp_path / "file")
     short = replace(COINS, arms={"coin": lambda seeds, budget, context: {"heads": [0.5]}})
     with pytest.raises(OffroadError, match=r"'heads' has shape \(1,\); expected one number for each of 4 seeds"):
         run(short, tmp_path)
