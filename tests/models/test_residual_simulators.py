@@ -1,13 +1,16 @@
 """Simulators: the discrete inverse is exact, and held joints stay where they are."""
 
+import equinox as eqx
 import gymnasium as gym
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 from residual_pair import ARM, arm, random_state
 
 from offroad.errors import OffroadError
-from offroad.models import FunctionSimulator, MujocoSimulator, simulator
+from offroad.models import FunctionSimulator, MujocoSimulator, corrected, simulator
+from offroad.models.residual import empty, whole
 from offroad.models.simulators import Simulator
 
 
@@ -68,6 +71,18 @@ def test_unnamed_joints_are_held_under_gravity_and_free_bases_too():
     # and the order of joints is the one that was asked for
     for x, y in zip(fixed.step(q[:, ::-1], qd[:, ::-1], u, f[:, ::-1]), MujocoSimulator(arm()).step(q, qd, u, f)):
         np.testing.assert_array_equal(x[:, ::-1], y)
+
+
+def test_any_simulator_is_told_by_a_model():
+    function = FunctionSimulator(lambda q, qd, u: (q + qd, qd + u), joints=2, controls=2, dt=1.0)
+    twice = empty((whole(2, 2, 2),), None, 0, form="action", joints=function.joints, controls=function.controls,
+                  inputs=2, dt=1.0, delay=0, notes=())  # fmt: skip
+    twice = eqx.tree_at(lambda m: m.linear, twice, jnp.zeros((2, 7)).at[0, 4].set(2.0).at[1, 5].set(2.0))
+    q, qd, u, _ = random_state(5, 20)
+    for model, factor in ((None, 1), (twice, 2)):
+        after, speed = corrected(function, model)(q, qd, u)
+        np.testing.assert_allclose(after, q + qd)
+        np.testing.assert_allclose(speed, qd + factor * u, rtol=1e-5, atol=1e-6)
 
 
 def test_what_a_simulator_cannot_do_is_said():
