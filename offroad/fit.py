@@ -3,7 +3,7 @@
 # MuJoCo ships no type stubs.
 # pyright: reportAttributeAccessIssue=false
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def fit_residual(
     out: Path,
     *,
     joints: tuple[str, ...] = (),
+    columns: Mapping[str, Any] | None = None,
     form: str = "auto",
     dt: float | int | None = None,
     delay: int | None = None,
@@ -70,11 +71,12 @@ def fit_residual(
     """Fits everything to the log and writes `out`: `model.npz`, `model.json`, `results.json`, `report.html`, figures.
 
     `simple` is an environment id (`offroad/` may be left out) whose MuJoCo model is the simulator, or an XML file.
+    `columns` are the names of the log's columns, as of `offroad.models.read_log`: `q`, `u`, `qd`, `time`, `episode`.
     `dt` and `gaps` are those of `offroad.models.read_log`, `delay`, `form` and `ignore` of `offroad.models.fit`.
 
     Raises `OffroadError` for a log that cannot be used, with what is wrong.
     """
-    read = read_log(log, dt=dt, gaps=gaps)
+    read = read_log(log, dt=dt, gaps=gaps, **(columns or {}))
     found, limbs = simple_simulator(simple, joints)
 
     def everything(context: Context) -> Comparison:
@@ -128,12 +130,18 @@ def simple_simulator(simple: str, joints: tuple[str, ...] = ()) -> tuple[Simulat
         try:
             return MujocoSimulator(mujoco.MjModel.from_xml_path(simple), joints or None), None
         except ValueError as error:
-            raise OffroadError(f"MuJoCo cannot read '{simple}': {error}") from error
+            raise OffroadError(f"MuJoCo cannot read '{simple}': {' '.join(str(error).split())}") from error
     import offroad
 
     name = f"offroad/{simple}" if f"offroad/{simple}" in gym.registry else simple
     if name in PREPARED:
-        return PREPARED[name]()
+        prepared, limbs = PREPARED[name]()
+        if joints and joints != prepared.joints:
+            raise OffroadError(
+                f"'{name}' is corrected in all its joints, in this order: {', '.join(prepared.joints)}; leave joints "
+                "out, and put the log's columns in that order"
+            )
+        return prepared, limbs
     return simulator(offroad.make_vec(name), joints or None), None  # an unknown name is told here
 
 
@@ -169,7 +177,7 @@ def verdict(results: Results, folder: Path) -> list[Claim]:
             lambda: at_most(results.values("residual", free)[0], 0.1),
         )
     ]
-    for other in ("linear identification", "physical identification"):
+    for other in ("linear identification", "linear identification, windows", "physical identification"):
         claims.append(
             results.claim(
                 f"It beats {other} in the closed loop",

@@ -1,13 +1,8 @@
 """Data sets from files: NumPy archives and folders, HDF5 as D4RL has it, Minari's local store, CSV and Parquet logs."""
 
-import csv
 import json
 import os
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +11,10 @@ import h5py
 import jax
 import numpy as np
 
-from offroad.data import tables
+from offroad.data import files, tables
 from offroad.data.dataset import Dataset, as_flags, differ, flatten, nest
+from offroad.data.files import Getters
 from offroad.errors import OffroadError, unknown
-
-MAP_ABOVE = 2**28
-"""Arrays that are larger than this many bytes and not compressed stay on the disk and are mapped into memory."""
 
 ALIASES = {
     "observations": ("observations", "observation", "obs", "states", "state"),
@@ -39,7 +32,6 @@ ALIASES = {
 """The names under which each column is looked for when `load` is not told its name."""
 
 Column = str | Sequence[str] | None
-Getters = Mapping[str, Callable[[], Any]]  # every array of a file by its name, read only if it is asked for
 
 
 def load(
@@ -85,11 +77,12 @@ def load(
                 "Minari's data/main_data.hdf5; name the data set's own folder"
             )
         path = folder
-    kinds = {"": _folder, ".npz": _npz, ".hdf5": _hdf5, ".h5": _hdf5, ".csv": tables.csv, ".parquet": tables.parquet}
+    kinds = {".npz": files.npz, ".csv": tables.csv, ".parquet": tables.parquet}
+    kinds |= {"": _folder, ".hdf5": _hdf5, ".h5": _hdf5}
     kind = "" if path.is_dir() else path.suffix.lower()
     if kind not in kinds:
         raise OffroadError(f"'{path}' has the suffix {kind!r}; expected one of {', '.join(filter(None, kinds))}")
-    with _readable(path), kinds[kind](path) as getters:
+    with files.readable(path), kinds[kind](path) as getters:
         found = {}
         for name in ALIASES:
             given = name in columns
@@ -199,51 +192,6 @@ def _boundaries(columns: dict[str, Any], steps: int, where: str) -> np.ndarray |
 # --- where arrays come from ------------------------------------------------------------------------------------------
 
 
-_OTHER = (KeyError, TypeError, AttributeError, RuntimeError, csv.Error, tokenize.TokenError)
-"""What NumPy, h5py and csv raise besides, where a file is not what its name says."""
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Turns whatever the readers of files raise into one sentence."""
-    try:
-        yield
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, *_OTHER) as error:
-        said = str(error).partition("\n")[0]
-        raise OffroadError(f"'{path}' cannot be read ({said}); it is damaged, cut short or of another kind") from error
-    except MemoryError as error:
-        mend = "if it is not damaged, save it on a larger machine as a folder of .npy files, which are mapped"
-        raise OffroadError(f"'{path}' does not fit into memory ({error}); {mend}") from error
-
-
-@contextmanager
-def _npz(path: Path) -> Iterator[Getters]:
-    with zipfile.ZipFile(path) as archive:  # NumPy takes a file that is none for a pickle
-        plain = [x for x in archive.infolist() if x.compress_type == zipfile.ZIP_STORED and x.file_size > MAP_ABOVE]
-        offsets = {x.filename.removesuffix(".npy"): x.header_offset for x in plain}
-    with np.load(path, allow_pickle=False) as file:
-
-        def read(name: str) -> np.ndarray:
-            mapped = _map_member(path, offsets[name]) if name in offsets else None
-            return file[name] if mapped is None else mapped
-
-        yield {name: lambda name=name: read(name) for name in file.files}
-
-
-def _map_member(path: Path, header: int) -> np.ndarray | None:
-    """The array in a part of an archive that is not compressed, mapped; None if it holds no plain numbers."""
-    with path.open("rb") as file:
-        file.seek(header + 26)  # a part begins with 30 bytes, the last four of which tell how much stands before it
-        name, extra = struct.unpack("<HH", file.read(4))
-        file.seek(header + 30 + name + extra)
-        if np.lib.format.read_magic(file) != (1, 0):
-            return None
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-        if dtype.hasobject:
-            return None
-        return np.asarray(np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C"))
-
-
 @contextmanager
 def _hdf5(path: Path) -> Iterator[Getters]:
     with h5py.File(path, "r") as file:
@@ -252,7 +200,8 @@ def _hdf5(path: Path) -> Iterator[Getters]:
 
         def read(array: h5py.Dataset) -> np.ndarray:
             offset = array.id.get_offset()  # None where it is in chunks, which it is if it is compressed
-            if offset is None or file.userblock_size or array.dtype.kind not in "biuf" or array.nbytes <= MAP_ABOVE:
+            special = file.userblock_size > 0 or array.dtype.kind not in "biuf"
+            if offset is None or special or array.nbytes <= files.MAP_ABOVE:
                 return array[()]
             return np.asarray(np.memmap(path, array.dtype, "r", offset, array.shape))
 
@@ -265,11 +214,11 @@ def _folder(path: Path) -> Iterator[Getters]:
         raise OffroadError(f"the data set '{path}' was saved by another version of offroad")
 
     def read(file: Path) -> np.ndarray:
-        mode = "r" if file.stat().st_size > MAP_ABOVE else None
+        mode = "r" if file.stat().st_size > files.MAP_ABOVE else None
         return np.asarray(np.load(file, mmap_mode=mode, allow_pickle=False))
 
-    files = {file.relative_to(path).with_suffix("").as_posix(): file for file in sorted(path.rglob("*.npy"))}
-    yield {name: lambda file=file: read(file) for name, file in files.items()}
+    parts = {part.relative_to(path).with_suffix("").as_posix(): part for part in sorted(path.rglob("*.npy"))}
+    yield {name: lambda part=part: read(part) for name, part in parts.items()}
 
 
 def _holds(getters: Getters, name: str) -> bool:
@@ -303,13 +252,13 @@ def read_minari(folder: Path) -> Dataset:
     one more row than `actions`, `rewards`, `terminations` and `truncations`; dicts are groups. Of `infos` numbers in
     groups are read, row t being what came with observation t; infos as JSON strings, of Minari 0.5, are left out.
     """
-    with _readable(folder / "metadata.json"):
+    with files.readable(folder / "metadata.json"):
         metadata = json.loads((folder / "metadata.json").read_text())
         kind = metadata.get("data_format", "hdf5")
     if kind != "hdf5":
         raise OffroadError(f"the Minari data set '{folder}' is stored as {kind}, expected hdf5; convert it with Minari")
     path = folder / "main_data.hdf5"
-    with _readable(path), h5py.File(path, "r") as file:
+    with files.readable(path), h5py.File(path, "r") as file:
         count = metadata.get("total_episodes", len(file))
         if count != len(file) or not count:
             raise OffroadError(

@@ -2,17 +2,15 @@
 
 import csv as csv_module
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
+from offroad.data.files import Getters
 from offroad.errors import OffroadError
-
-Getters = Mapping[str, Callable[[], Any]]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Models of dynamics: a simple simulator corrected by seconds of a log."""
 
-from offroad.models.comparison import Comparison, compare
+from offroad.models.comparison import Comparison, compare, corrected
 from offroad.models.env import ResidualEnv
 from offroad.models.fitting import FitConfig, fit
 from offroad.models.logs import Log, make_log, read_log
@@ -21,6 +21,7 @@ __all__ = [
     "ResidualModel",
     "Simulator",
     "compare",
+    "corrected",
     "fit",
     "load",
     "make_log",

@@ -41,7 +41,7 @@ def check_ignored(names: Collection[str]) -> None:
 
 
 def check_constant(log: Log) -> None:
-    """Raises `OffroadError` if an input never changes."""
+    """Raises `OffroadError` if an input or a position never changes."""
     spread = log.u.std(0)
     still = np.flatnonzero(spread <= 1e-9 * np.maximum(np.abs(log.u).max(0), 1e-12))
     if len(still) == log.u.shape[1]:
@@ -55,13 +55,19 @@ def check_constant(log: Log) -> None:
             "about it; excite "
             "it, or leave its column out"
         )
+    if len(fixed := np.flatnonzero(np.ptp(log.q, axis=0) == 0)):
+        raise OffroadError(
+            f"the position of joint {fixed[0]} is {log.q[0, fixed[0]] + 0.0:g} in every row of the log; is its sensor "
+            "connected? If the joint is locked, leave its column out, and its name out of joints=(...)"
+        )
 
 
 def check_velocities(log: Log) -> None:
     """Raises `OffroadError` if the velocities are not the derivative of the positions."""
     rows = np.concatenate([np.flatnonzero(log.episode == e)[2:-2] for e in np.unique(log.episode)])
     slope = np.concatenate([derivative(log.q[log.episode == e], log.dt)[2:-2] for e in np.unique(log.episode)])
-    ratio = (log.qd[rows] * slope).sum(0) / np.maximum((slope**2).sum(0), 1e-300)
+    size = (slope**2).sum(0)
+    ratio = np.where(size > 0, (log.qd[rows] * slope).sum(0) / np.maximum(size, 1e-300), 1.0)  # 1: a joint at rest
     joint = int(np.argmax(np.abs(np.log(np.maximum(ratio, 1e-12)))))
     if not 0.5 < ratio[joint] < 2:
         raise OffroadError(

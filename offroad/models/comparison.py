@@ -16,7 +16,16 @@ from jaxtyping import Array, Float
 from numpy import ndarray
 
 from offroad.errors import OffroadError
-from offroad.models.fitting import FitConfig, Problem, add_networks, fit_linear, fit_networks, prepare, tune_linear
+from offroad.models.fitting import (
+    LEAST,
+    FitConfig,
+    Problem,
+    add_networks,
+    fit_linear,
+    fit_networks,
+    prepare,
+    tune_linear,
+)
 from offroad.models.identification import identify
 from offroad.models.logs import Log
 from offroad.models.regression import minimise
@@ -182,6 +191,11 @@ def compare(
     allows; other arguments as of `fit`. `say` is told what comes next.
     """
     seen, unseen = log.split(held)
+    if len(seen.starts(1)) < LEAST:
+        raise OffroadError(
+            f"the log has {len(log.q)} rows, of which {len(unseen.q)} are kept to grade what was learnt; that leaves "
+            f"{len(seen.starts(1))} steps to learn from, expected at least {LEAST}; record for longer"
+        )
     clock, seconds = time.monotonic, {}
     say("checking the log")
     began = clock()

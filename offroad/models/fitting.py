@@ -31,6 +31,9 @@ from offroad.models.simulators import Simulator, simulator
 UNACTUATED = 0.05
 """The share of a joint's acceleration that no control produces, above which inputs cannot correct the simulator."""
 
+LEAST = 200
+"""The fewest steps of a log that anything is learnt from."""
+
 
 @dataclass(frozen=True)
 class FitConfig:
@@ -122,11 +125,11 @@ def prepare(
     if "units" not in ignore:
         checks.check_ranges(log, simple)
         checks.check_velocities(log)
-    if len(log.starts(1)) < 200:
-        raise OffroadError(f"the log has {len(log.starts(1))} steps, expected at least 200")
-    if delay is not None and (delay < 0 or len(log.starts(delay + 1)) < 200):
+    if len(log.starts(1)) < LEAST:
+        raise OffroadError(f"the log has {len(log.starts(1))} steps, expected at least {LEAST}; record for longer")
+    if delay is not None and (delay < 0 or len(log.starts(delay + 1)) < LEAST):
         raise OffroadError(
-            f"the delay is {delay} rows, expected 0 or more that leave at least 200 steps of the log's "
+            f"the delay is {delay} rows, expected 0 or more that leave at least {LEAST} steps of the log's "
             f"{len(log.starts(1))}"
         )
     rows, needed, forces = targets(simple, log)

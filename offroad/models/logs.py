@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.signal import savgol_coeffs, savgol_filter
 
-from offroad.data import tables
+from offroad.data import files, tables
 from offroad.errors import OffroadError
 
 GAP = 1.5
@@ -90,6 +90,9 @@ def make_log(
     arrays = {"q": q, "u": u} | ({} if qd is None else {"qd": qd}) | ({} if time is None else {"time": time})
     arrays = {name: np.asarray(x, float) for name, x in arrays.items()}
     for name, x in arrays.items():
+        if x.ndim != (1 if name == "time" else 2):
+            expected = "a number for each row" if name == "time" else "[rows, numbers of a row]"
+            raise OffroadError(f"{name} of the log has the shape {x.shape}, expected {expected}")
         if len(x) != len(arrays["q"]):
             raise OffroadError(f"the log has {len(arrays['q'])} rows of q but {len(x)} of {name}; expected as many")
         if bad := int((~np.isfinite(x)).sum()):
@@ -98,6 +101,8 @@ def make_log(
                 f"{name} of the log holds {bad} values that are missing or not finite (first in row {first}); "
                 "drop these rows, or fill them in"
             )
+    if not len(q):
+        raise OffroadError("the log has no rows; expected one for each step")
     ids = np.zeros(len(q), int) if episode is None else np.unique(np.asarray(episode), return_inverse=True)[1]
     ids = np.cumsum(np.append(0, ids[1:] != ids[:-1]))
     notes: list[str] = []
@@ -105,13 +110,13 @@ def make_log(
         ids, dt = _intervals(arrays["time"], ids, gaps, notes)
     elif dt is None:
         raise OffroadError("the log has no column of times and no dt is given; name the column, time=..., or pass dt=")
-    if not dt > 0:
-        raise OffroadError(f"the rows of the log are {dt} apart, expected a positive time")
     counts = np.unique(ids, return_counts=True)[1]
     if counts.max(initial=0) < max(WINDOWS):
         raise OffroadError(
             f"the longest episode of the log has {counts.max(initial=0)} rows; expected at least {max(WINDOWS)}"
         )
+    if not dt > 0:
+        raise OffroadError(f"the rows of the log are {dt} apart, expected a positive time")
     whole = np.isin(ids, np.flatnonzero(counts >= max(WINDOWS)))
     if not whole.all():
         notes.append(f"{int((~whole).sum())} rows in episodes shorter than {max(WINDOWS)} rows are left out")
@@ -140,65 +145,40 @@ def read_log(
     ..., `time` and `episode` where the file has them; a list of names takes these columns in this order.
     """
     path = Path(path)
-    kinds = {".csv": tables.csv, ".parquet": tables.parquet}
+    kinds = {".csv": tables.csv, ".parquet": tables.parquet, ".npz": files.npz}
     if not path.exists():
-        raise OffroadError(f"the log '{path}' does not exist")
-    if path.suffix == ".npz":
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                columns = dict(file)
-        except (OSError, ValueError, EOFError) as error:
-            raise OffroadError(f"the log '{path}' cannot be read ({error}); is it cut short?") from error
-        getters = {name: lambda x=x: x for name, x in columns.items()}
-        return _from_columns(getters, path, q, u, qd, time, episode, dt, gaps, filtered)
+        raise OffroadError(f"the log '{path}' does not exist; expected a file: .csv, .parquet or .npz")
     if path.suffix not in kinds:
         raise OffroadError(f"the log '{path}' has the suffix {path.suffix!r}; expected .csv, .parquet or .npz")
-    with kinds[path.suffix](path) as getters:
-        return _from_columns(getters, path, q, u, qd, time, episode, dt, gaps, filtered)
+    clock = "time" if dt is None and time is None else time
+    wanted = {"q": (q, True), "u": (u, True), "qd": (qd or "qd", qd is not None)}
+    wanted |= {"time": (clock, time is not None), "episode": (episode or "episode", episode is not None)}
+    with files.readable(path), kinds[path.suffix](path) as getters:
+        found = {
+            role: _read(getters, path, name, matrix=role in ("q", "u", "qd"))
+            for role, (name, needed) in wanted.items()
+            if needed or (isinstance(name, str) and name in getters)
+        }
+    return make_log(found.pop("q"), found.pop("u"), dt=dt, gaps=gaps, filtered=filtered, **found)
 
 
-def _from_columns(
-    getters: tables.Getters,
-    path: Path,
-    q: str | Sequence[str],
-    u: str | Sequence[str],
-    qd: str | Sequence[str] | None,
-    time: str | None,
-    episode: str | None,
-    dt: float | int | None,
-    gaps: str,
-    filtered: bool | None,
-) -> Log:
-    def read(names: str | Sequence[str]) -> ndarray:
-        several = [names] if isinstance(names, str) else list(names)
-        for name in several:
-            if name not in getters:
-                raise OffroadError(
-                    f"the log '{path}' has no column {name!r} (or {name}_0, {name}_1, ...); it has "
-                    f"{', '.join(sorted(getters))}: name the columns, for example q=('hip', 'knee'), u=('torque',)"
-                )
-        arrays = [np.asarray(getters[name]()) for name in several]
-        if not all(x.dtype.kind in "biuf" for x in arrays):
-            raise OffroadError(f"the columns {several} of the log '{path}' hold words, expected numbers")
-        return arrays[0] if isinstance(names, str) else np.column_stack(arrays)
-
-    def optional(name: str | Sequence[str] | None, default: str) -> ndarray | None:
-        return read(name) if name is not None else read(default) if default in getters else None
-
-    def matrix(x: ndarray) -> ndarray:
-        return x[:, None] if x.ndim == 1 else x
-
-    velocities = optional(qd, "qd")
-    return make_log(
-        matrix(read(q)),
-        matrix(read(u)),
-        None if velocities is None else matrix(velocities),
-        time=None if dt is not None and time is None else optional(time, "time"),
-        dt=dt,
-        episode=optional(episode, "episode"),
-        gaps=gaps,
-        filtered=filtered,
-    )
+def _read(getters: files.Getters, path: Path, names: str | Sequence[str] | None, matrix: bool) -> ndarray:
+    """The column of that name, or several side by side."""
+    several = [names] if isinstance(names, str) else list(names or ())
+    arrays = []
+    for name in several:
+        if name not in getters:
+            raise OffroadError(
+                f"the log '{path}' has no column {name!r} (or {name}_0, {name}_1, ...); it has "
+                f"{', '.join(sorted(getters))}: name the columns, for example q=('hip', 'knee'), u=('torque',)"
+            )
+        arrays.append(np.asarray(getters[name]()))
+        if arrays[-1].dtype.kind not in "biuf":
+            numbered = [x for x in getters if x.rpartition("_")[0] == name and x.rpartition("_")[2].isdigit()]
+            word = next((x for x in numbered if np.asarray(getters[x]()).dtype.kind not in "biuf"), name)
+            raise OffroadError(f"the column {word!r} of the log '{path}' holds words, expected numbers")
+    found = arrays[0] if isinstance(names, str) else np.column_stack(arrays)
+    return found[:, None] if matrix and found.ndim == 1 else found
 
 
 def _intervals(time: ndarray, ids: ndarray, gaps: str, notes: list[str]) -> tuple[ndarray, float]:

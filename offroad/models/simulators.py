@@ -140,9 +140,11 @@ class MujocoSimulator(Simulator):
         names = [model.joint(i).name or f"joint_{i}" for i in range(model.njnt)]
         usable = {name: i for i, name in enumerate(names) if model.jnt_type[i] in scalar}
         self.joints = tuple(usable) if joints is None else tuple(joints)
-        for name in self.joints:
+        for place, name in enumerate(self.joints):
             if name not in usable:
                 raise OffroadError(f"the model has no hinge or slider {name!r}; it has {', '.join(usable)}")
+            if name in self.joints[:place]:
+                raise OffroadError(f"the joint {name!r} is named twice; name the joint of each column of the log once")
         index = [usable[name] for name in self.joints]
         self.positions = np.array([model.jnt_qposadr[i] for i in index], int)
         self.dofs = np.array([model.jnt_dofadr[i] for i in index], int)
@@ -261,6 +263,6 @@ def simulator(simple: Any, joints: tuple[str, ...] | None = None) -> Simulator:
     if isinstance(model, mujoco.MjModel):
         return MujocoSimulator(model, joints)
     raise OffroadError(
-        f"no simulator can be made of {type(simple).__name__}; expected a MuJoCo model, an environment that has one, "
+        f"no simulator can be made of {type(inner).__name__}; expected a MuJoCo model, an environment that has one, "
         "or a FunctionSimulator"
     )

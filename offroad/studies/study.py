@@ -239,7 +239,10 @@ def reproduce(
         raise OffroadError(f"seeds is {seeds}; expected at least 1")
     chosen = [a for a in study.arms if arms is None or a in arms]
     folder = Path(out) if out is not None else Path("results") / study.name / profile
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OffroadError(f"the folder '{folder}' cannot be made ({error.strerror}); choose another") from error
 
     console = console or Console()
     config = asdict(budget) | {"seeds": len(seed_list)}
@@ -250,6 +253,7 @@ def reproduce(
     def gather() -> None:  # other processes may have finished arms in the same folder since
         found = (_earlier(results, others) if others else {}) | done
         results.arms = {a: found[a] for a in study.arms if a in found}
+        results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
 
     gather()
     shared: dict[str, Any] = {}
@@ -277,7 +281,6 @@ def reproduce(
         curves = {"curves": context.curves} if context.curves else {}
         done[arm] = {"seeds": context.seeds, "metrics": checked, **curves, "commit": results.commit, "wall_s": took}
         gather()
-        results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
         results.save()
         progress.end()
     gather()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces as gym_spaces
 
-from offroad.data import readers
+from offroad.data import files
 from offroad.data.dataset import Dataset
 from offroad.data.readers import load
 from offroad.data.spaces import Spaces
@@ -84,7 +84,7 @@ def test_large_arrays_that_are_not_compressed_are_mapped_and_equal(suffix, write
     path = tmp_path / f"data{suffix}"
     write(path, some())
     assert not is_mapped(load(path).observations["robot"])
-    monkeypatch.setattr(readers, "MAP_ABOVE", 0)
+    monkeypatch.setattr(files, "MAP_ABOVE", 0)
     mapped = load(path)
     assert is_mapped(mapped.observations["robot"])
     assert_same(mapped, some())
@@ -93,7 +93,7 @@ def test_large_arrays_that_are_not_compressed_are_mapped_and_equal(suffix, write
 
 
 def test_what_cannot_be_mapped_is_read_or_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAP_ABOVE", 0)
+    monkeypatch.setattr(files, "MAP_ABOVE", 0)
     for name in ("data.npz", "data.hdf5"):
         save(some(), tmp_path / name)  # compressed
         assert_same(load(tmp_path / name), some())

@@ -9,10 +9,11 @@ import pytest
 from residual_pair import ARM, arm, logged
 
 from offroad.cli import main
+from offroad.cli.fitting import as_options
 from offroad.data import tables
 from offroad.errors import OffroadError
 from offroad.fit import fit_residual, simple_simulator
-from offroad.models import FitConfig, load
+from offroad.models import FitConfig, load, read_log
 
 QUICK = FitConfig(hidden=(8,), members=2, updates=100, batch=64, tuning=10, horizon=8, windows=40, tuning_batch=8)
 
@@ -23,6 +24,9 @@ def files(tmp_path):
     columns = {"time": 0.01 * np.arange(900), "q": log.q, "qd": log.qd, "u": log.u}
     tables.write_csv(tmp_path / "log.csv", columns)
     tables.write_csv(tmp_path / "untimed.csv", {"q": log.q, "qd": log.qd, "u": 20 * log.u})
+    tables.write_csv(tmp_path / "cut.csv", {k: np.delete(x, range(300, 320), 0) for k, x in columns.items()})
+    tables.write_csv(tmp_path / "short.csv", {k: x[:200] for k, x in columns.items()})
+    (tmp_path / "broken.xml").write_text("<mujoco><leg/></mujoco>")
     (tmp_path / "arm.xml").write_text(ARM % {"integrator": "implicitfast", "friction": 0, "load": 0.5})
     return tmp_path
 
@@ -54,7 +58,14 @@ def test_mistakes_are_one_line(files, capsys):
     for words, message in (
         (["--simple", "HamrSimpel-v0"], "did you mean"),
         (["--simple", str(files / "leg.xml")], "does not exist"),
+        (["--simple", str(files / "broken.xml")], "unrecognized element Element 'leg'"),
+        (["--simple", "HamrSimple-v0", "--joints", "a", "b"], "leave joints out"),
+        (["--simple", str(files / "arm.xml"), "--out", str(files / "log.csv")], "log.csv' cannot be made"),
         (["--simple", str(files / "arm.xml"), "--joints", "c"], "no hinge or slider 'c'"),
+        (["--simple", str(files / "arm.xml"), "--joints", "a"], "that the log holds, in its order: --joints"),
+        (["--simple", str(files / "arm.xml"), "--q", "hip", "knee"], "no column 'hip'"),
+        (["--simple", str(files / "arm.xml"), "--log", str(files / "cut.csv")], "or pass --gaps split to"),
+        (["--simple", str(files / "arm.xml"), "--log", str(files / "short.csv")], "leaves 159 steps to learn from"),
         (["--simple", str(files / "arm.xml"), "--dt", "10"], "offroad: the rows of the log are 10 apart"),
         (["--simple", str(files / "arm.xml"), "--delay", "800"], "offroad: the delay is 800 rows"),
         (["--simple", str(files / "arm.xml"), "--log", str(files / "untimed.csv")], "no column of times and no dt"),
@@ -71,6 +82,39 @@ def test_mistakes_are_one_line(files, capsys):
         assert message in said
         assert said.count("\n") == 1
         assert "study" not in said
+
+
+def test_messages_speak_of_options_on_the_command_line():
+    for message, said in (
+        ("or pass ignore=('units',)", "or pass --ignore units"),
+        ("for example q=('hip', 'knee'), u=('torque',)", "for example --q hip knee, --u torque"),
+        ("name the column, time=..., or pass dt=", "name the column, --time ..., or pass --dt"),
+        ("read=lambda env: (q, qd) and sub=('a',)", "read=lambda env: (q, qd) and sub=('a',)"),
+    ):
+        assert as_options(message) == said
+
+
+def test_columns_with_names_of_their_own_make_the_same_log(files, monkeypatch):
+    read = {}
+
+    def until_read(simple, log, **options):
+        read["log"] = log
+        raise OffroadError("so far")
+
+    monkeypatch.setattr("offroad.fit.compare", until_read)
+    log = read_log(files / "log.csv")
+    columns = {"stamp": 0.01 * np.arange(900), "hip": log.q[:, 0], "knee": log.q[:, 1], "volts": log.u}
+    tables.write_csv(files / "named.csv", columns)
+    words = ["--time", "stamp", "--q", "hip", "knee", "--u", "volts_0", "volts_1", "--out", str(files / "out")]
+    with pytest.raises(OffroadError, match="so far"):
+        fit_residual(
+            str(files / "arm.xml"), files / "named.csv", files / "out",
+            columns={"q": ("hip", "knee"), "u": "volts", "time": "stamp"},
+        )  # fmt: skip
+    np.testing.assert_allclose(read["log"].q, log.q)
+    np.testing.assert_array_equal(read.pop("log").u, log.u)
+    assert main(["fit", "residual", "--simple", str(files / "arm.xml"), "--log", str(files / "named.csv"), *words]) == 2
+    np.testing.assert_array_equal(read["log"].u, log.u)
 
 
 def test_hamr_is_known_with_its_limbs():

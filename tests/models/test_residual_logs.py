@@ -120,6 +120,7 @@ def test_every_bad_log_has_its_message(tmp_path):
     for bad, message in (
         (lambda: changed(log, u=0 * log.u + 0.3), "the actions of the log are constant"),
         (lambda: changed(log, u=half), "input 1 of the log is constant at 0"),
+        (lambda: changed(log, q=log.q * (1, 0), qd=log.qd * (1, 0)), "position of joint 1 is 0 in every row"),
         (lambda: changed(log, u=shuffled), "the log carries no signal"),
         (lambda: changed(log, qd=np.degrees(log.qd)), r"is 57\.\d+ times the derivative of its position"),
         (lambda: changed(log, q=1e3 * log.q, qd=1e3 * log.qd), "is the log in the simulator's units"),
@@ -132,6 +133,9 @@ def test_every_bad_log_has_its_message(tmp_path):
         ),
         (lambda: make_log(log.q[:20], log.u[:20], dt=0.01), "longest episode of the log has 20 rows"),
         (lambda: make_log(log.q, log.u), "no column of times and no dt"),
+        (lambda: make_log(log.q[..., None], log.u, dt=0.01), r"q of the log has the shape \(2000, 2, 1\)"),
+        (lambda: make_log(np.array(3.0), log.u, dt=0.01), r"q of the log has the shape \(\), expected"),
+        (lambda: make_log(log.q, log.u, time=log.u), r"time of the log has the shape \(2000, 2\)"),
         (lambda: make_log(log.q, log.u[:-1], dt=0.01), "2000 rows of q but 1999 of u"),
         (lambda: read_log(tmp_path / "log.csv"), "does not exist"),
     ):
@@ -142,6 +146,23 @@ def test_every_bad_log_has_its_message(tmp_path):
         read_log(tmp_path / "log.csv")
     with pytest.raises(OffroadError, match="unknown check 'unit'; did you mean 'units'"):
         prepare(arm(), log, ignore=("unit",))
+
+
+def test_files_that_are_no_logs_have_their_message_too(tmp_path):
+    rows = "\n".join(f"{t / 100},0.1,{'off' if t == 40 else 0.2},0.3" for t in range(60))
+    for name, content, message in (
+        ("log.csv", b"\xff\xfe\xb3\x00", "log.csv' cannot be read"),
+        ("log.npz", b"PK\x03\x04", "log.npz' cannot be read"),
+        ("log.parquet", b"PAR1", "log.parquet' cannot be read"),
+        ("log.csv", b"time,q_0,u_0\n", "the log has no rows"),
+        ("log.csv", f"time,q_0,q_1,u\n{rows}".encode(), "the column 'q_1' of the log .* holds words"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(OffroadError, match=message):
+            read_log(tmp_path / name)
+    np.savez(tmp_path / "log.npz", q=np.array([{}] * 60), u=np.zeros(60), time=np.arange(60.0))
+    with pytest.raises(OffroadError, match=r"log.npz' cannot be read"):  # no pickle is ever loaded
+        read_log(tmp_path / "log.npz")
 
 
 def pendulum():

@@ -1,12 +1,16 @@
 """Simulators: the discrete inverse is exact, and held joints stay where they are."""
 
+import equinox as eqx
+import gymnasium as gym
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 from residual_pair import ARM, arm, random_state
 
 from offroad.errors import OffroadError
-from offroad.models import FunctionSimulator, MujocoSimulator
+from offroad.models import FunctionSimulator, MujocoSimulator, corrected, simulator
+from offroad.models.residual import empty, whole
 from offroad.models.simulators import Simulator
 
 
@@ -69,10 +73,26 @@ def test_unnamed_joints_are_held_under_gravity_and_free_bases_too():
         np.testing.assert_array_equal(x[:, ::-1], y)
 
 
+def test_any_simulator_is_told_by_a_model():
+    function = FunctionSimulator(lambda q, qd, u: (q + qd, qd + u), joints=2, controls=2, dt=1.0)
+    twice = empty((whole(2, 2, 2),), None, 0, form="action", joints=function.joints, controls=function.controls,
+                  inputs=2, dt=1.0, delay=0, notes=())  # fmt: skip
+    twice = eqx.tree_at(lambda m: m.linear, twice, jnp.zeros((2, 7)).at[0, 4].set(2.0).at[1, 5].set(2.0))
+    q, qd, u, _ = random_state(5, 20)
+    for model, factor in ((None, 1), (twice, 2)):
+        after, speed = corrected(function, model)(q, qd, u)
+        np.testing.assert_allclose(after, q + qd)
+        np.testing.assert_allclose(speed, qd + factor * u, rtol=1e-5, atol=1e-6)
+
+
 def test_what_a_simulator_cannot_do_is_said():
     model = arm()
     with pytest.raises(OffroadError, match="no hinge or slider 'c'"):
         MujocoSimulator(model, ("c",))
+    with pytest.raises(OffroadError, match="the joint 'b' is named twice"):
+        MujocoSimulator(model, ("b", "b"))
+    with pytest.raises(OffroadError, match="no simulator can be made of CartPoleEnv"):
+        simulator(gym.make_vec("CartPole-v1", 2, vectorization_mode="sync"))
     with pytest.raises(OffroadError, match="no multiple of the simulator's timestep"):
         MujocoSimulator(model).with_dt(0.015)
     with pytest.raises(OffroadError, match=r"2,000 timesteps .* at most 500"):

@@ -36,6 +36,10 @@ LAYERS = {
         lambda dtype: eqx.nn.Conv1d(4, 6, 5, padding=2, padding_mode="CIRCULAR", dtype=dtype, key=KEY),
         (4, 9),
     ),
+    "transposed conv with padding, stride, groups": (
+        lambda dtype: eqx.nn.ConvTranspose2d(4, 6, 3, 2, padding=1, groups=2, dtype=dtype, key=KEY),
+        (4, 5, 6),
+    ),
 }
 
 
@@ -43,7 +47,7 @@ def chain(layer, x):
     """What a stack of layers without activations would do: the first as `layer`, the others on channels alone."""
     product = layer.weight
     first = eqx.tree_at(lambda m: m.weight, layer, product.factors[0].reshape(-1, *product.kernel[1:]))
-    if isinstance(layer, eqx.nn.Conv):
+    if isinstance(layer, eqx.nn.Conv | eqx.nn.ConvTranspose):
         # Its own channel count fits `width=1` only; its bias belongs to the last factor.
         plain = eqx.tree_at(lambda m: m.bias, first, jnp.zeros_like(first.bias))
         y = plain(x)

@@ -164,7 +164,12 @@ def test_arms_run_one_by_one_make_the_results_of_all(tmp_path):
     assert saved["arms"]["coin"]["metrics"]["heads"] == whole["coin"]["heads"][:2]
     assert all(c["holds"] is not None for c in saved["claims"])
     run(COINS, tmp_path, arms=["coin"])  # replaces its own
-    assert strict(tmp_path / "results.json")["arms"]["coin"]["seeds"] == [0, 1, 2, 3]
+    saved = strict(tmp_path / "results.json")
+    assert saved["arms"]["coin"]["seeds"] == [0, 1, 2, 3]
+    saved["arms"]["loaded"]["wall_s"] = 5.0
+    (tmp_path / "results.json").write_text(json.dumps(saved))
+    run(COINS, tmp_path, arms=[])  # the verdict anew, of all that was run
+    assert strict(tmp_path / "results.json")["wall_s"] >= 5
 
 
 def test_two_runs_of_different_arms_in_one_folder_keep_both(tmp_path):
@@ -227,6 +232,9 @@ def test_user_mistakes_are_named(tmp_path):
         run(COINS, tmp_path, arms=["lodaed"])
     with pytest.raises(OffroadError, match="seeds is 0"):
         run(COINS, tmp_path, seeds=0)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OffroadError, match="file' cannot be made"):
+        run(COINS, tmp_path / "file")
     short = replace(COINS, arms={"coin": lambda seeds, budget, context: {"heads": [0.5]}})
     with pytest.raises(OffroadError, match=r"'heads' has shape \(1,\); expected one number for each of 4 seeds"):
         run(short, tmp_path)
