@@ -26,6 +26,8 @@ def make_vec(id: str, num_envs: int = 1, **kwargs: Any) -> VectorEnv:
     Raises `OffroadError` with the nearest id if there is no such environment, and with the options that there are if
     one of `kwargs` is none.
     """
+    if num_envs < 1:
+        raise OffroadError(f"num_envs is {num_envs}; expected at least 1 copy of the environment")
     mode = kwargs.pop("autoreset_mode", AutoresetMode.SAME_STEP)
     module, _, name = id.rpartition(":")
     try:

@@ -1,5 +1,7 @@
 """`offroad train AGENT --data FILE`: from a file to an agent, and what is answered to files that are no data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -127,11 +129,15 @@ def test_files_that_cannot_be_learnt_from(tmp_path, kind, name, message, capsys)
         ("--data {file} --columns rewards", "has no '='"),
         ("--data {file} --env Pendulum-v7", "did you mean 'Pendulum-v1'"),
         ("--data {file} --updatse 4", "did you mean '--updates'"),
+        ("--data {file} --batch 0", "batch is 0; expected at least 1 row"),
+        ("--data {file} --env Pendulum-v1 --eval-episodes 0", "num_envs is 0; expected at least 1 copy"),
+        ("--data {nan}", "row 0 of 'actions' is NaN or infinite"),
     ],
 )
 def test_mistakes_are_answered_in_one_line(file, tmp_path, monkeypatch, options, message, capsys):
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["train", "iql", *options.replace("{file}", str(file)).split()]) == 2
+    save(replace(swings(), actions=np.full((200, 1), np.nan)), "nan.npz")
+    assert cli.main(["train", "iql", *options.replace("{file}", str(file)).replace("{nan}", "nan.npz").split()]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error

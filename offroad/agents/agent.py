@@ -94,5 +94,12 @@ def box_actions(spaces: Spaces, algorithm: str) -> gym_spaces.Box:
         return spaces.action
     raise OffroadError(
         f"{algorithm} needs a one-dimensional Box action space, this environment has {spaces.action}; "
-        "use ppo or dqn for discrete actions"
+        "for discrete actions use ppo or dqn, or bc or discrete_cql from data"
     )
+
+
+def at_least_one(config: Any, *names: str) -> None:
+    """Raises `OffroadError` for a number among these settings that is below 1."""
+    for name in names:
+        if (value := getattr(config, name)) < 1:
+            raise OffroadError(f"{name} is {value}, expected at least 1")

@@ -16,7 +16,7 @@ import optax
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from offroad.agents.agent import ActionScale, Agent, box_actions
+from offroad.agents.agent import ActionScale, Agent, at_least_one, box_actions
 from offroad.agents.sac import Actor
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
@@ -132,6 +132,7 @@ class BEAR(Agent):
     @classmethod
     def create(cls, spaces: Spaces, config: BEARConfig, key: Key[Array, ""]) -> "BEAR":
         actions = box_actions(spaces, "bear")
+        at_least_one(config, "samples", "backup_samples")
         size, latents = actions.shape[0], 2 * actions.shape[0]
         actor_key, head_key, critic_key, encoder_key, inner_key, outer_key = jax.random.split(key, 6)
 

@@ -15,7 +15,7 @@ import optax
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from offroad.agents.agent import ActionScale, Agent, box_actions
+from offroad.agents.agent import ActionScale, Agent, at_least_one, box_actions
 from offroad.agents.sac import Actor
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
@@ -82,6 +82,7 @@ class CQL(Agent):
     @classmethod
     def create(cls, spaces: Spaces, config: CQLConfig, key: Key[Array, ""]) -> "CQL":
         actions = box_actions(spaces, "cql")
+        at_least_one(config, "samples", "backup_samples")
         if not 1 <= _states(config) <= config.batch:
             raise OffroadError(
                 f"conservative_states is {config.conservative_states}, expected 1 to batch = {config.batch}, or None"

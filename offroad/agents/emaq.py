@@ -16,7 +16,7 @@ import optax
 from gymnasium import spaces as gym_spaces
 from jaxtyping import Array, Float, Key, PyTree
 
-from offroad.agents.agent import ActionScale, Agent, box_actions
+from offroad.agents.agent import ActionScale, Agent, at_least_one, box_actions
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.nets.critic import Critic, values_of
@@ -88,6 +88,7 @@ class EMaQ(Agent):
     @classmethod
     def create(cls, spaces: Spaces, config: EMaQConfig, key: Key[Array, ""]) -> "EMaQ":
         actions = box_actions(spaces, "emaq")
+        at_least_one(config, "samples", "components")
         encoder_key, head_key, critic_key = jax.random.split(key, 3)
         encoder = config.encoder.build(spaces.observation, encoder_key)
         sizes = (encoder.size, *config.hidden, config.components * (1 + 2 * actions.shape[0]))

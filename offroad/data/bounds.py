@@ -15,9 +15,10 @@ def action_bounds(array: np.ndarray, spaces: Spaces | None = None) -> tuple[Any,
     numbers lie between them, or the range of each column, a thousandth wider."""
     if spaces is not None and isinstance(spaces.action, gym_spaces.Box):
         return spaces.action.low, spaces.action.high, True
-    if np.mean(np.abs(array) <= 1) >= 0.9:
+    finite = array[np.isfinite(array).reshape(len(array), -1).all(axis=1)]
+    if not len(finite) or np.mean(np.abs(finite) <= 1) >= 0.9:
         return -1.0, 1.0, False
-    low, high = np.nanmin(array, axis=0), np.nanmax(array, axis=0)
+    low, high = finite.min(axis=0), finite.max(axis=0)
     wider = np.where(high > low, 1e-3 * (high - low), 1)
     return low - wider, high + wider, False
 

@@ -95,7 +95,7 @@ def _numbers(dataset: Dataset, chart: _Chart) -> None:
         "largest deviation": max(scales, default=1.0),
     }
     if constant:
-        chart.defects.append(f"{_list(constant)} never change; a network cannot learn from them, leave them out")
+        chart.defects.append(f"{_list(constant)} never change and tell nothing; leave them out, in the environment too")
 
 
 def _flags(dataset: Dataset, chart: _Chart) -> None:
@@ -156,15 +156,11 @@ def _jump(dataset: Dataset, factor: float = 10) -> tuple[int, float] | None:
 def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
     """Bounds, the share of numbers at them, and dimensions that never change; or how often each choice was taken."""
     for name, array in flatten({"actions": dataset.actions}).items():
-        facts: dict[str, Any] = {}
-        chart.facts[name] = facts
+        facts: dict[str, Any] = chart.facts.setdefault(name, {})
         if array.dtype.kind != "f":
             choices, counts = np.unique(array, return_counts=True)
-            facts |= {
-                "choices": len(choices),
-                "rarest": int(counts.min()),
-                "most frequent": float(counts.max() / len(array)),
-            }
+            share = float(counts.max() / len(array))
+            facts |= {"choices": len(choices), "rarest": int(counts.min()), "most frequent": share}
             if spaces is not None and isinstance(space := spaces.action, gym_spaces.Discrete):
                 if bad := [int(c) for c in choices if not space.start <= c < space.start + space.n]:
                     chart.defects.append(
@@ -173,12 +169,15 @@ def _actions(dataset: Dataset, chart: _Chart, spaces: Spaces | None) -> None:
                 if never := space.n - len(choices) + len(bad):
                     chart.defects.append(f"{never} of {space.n} actions were never taken; nothing is known of them")
             continue
+        array = array[np.isfinite(array).reshape(len(array), -1).all(axis=1)]  # the others were told
+        if not len(array):
+            continue
         low, high, known = action_bounds(array, spaces)
         inside = 1e-5 * (high - low)
         beyond = int(((array < low) | (array > high)).any(axis=tuple(range(1, array.ndim))).sum())
         facts |= {
-            "lowest": float(np.nanmin(array)),
-            "highest": float(np.nanmax(array)),
+            "lowest": float(array.min()),
+            "highest": float(array.max()),
             "bounds": f"{np.min(low):g} to {np.max(high):g}" + ("" if known else " (guessed)"),
             "rows beyond": beyond,
             "share at the bounds": float(((array <= low + inside) | (array >= high - inside)).mean()),
@@ -218,11 +217,9 @@ def _duplicates(dataset: Dataset, chart: _Chart) -> None:
 
 def _rewards(dataset: Dataset, chart: _Chart) -> None:
     rewards, returns = (x[np.isfinite(x)] for x in (dataset.rewards, dataset.returns()))
-    if not len(returns):  # told already: none is finite
-        rewards, returns = np.zeros(1), np.zeros(1)
+    rewards, returns = (x if len(x) else np.zeros(1) for x in (rewards, returns))
     values, counts = np.unique(rewards, return_counts=True)
-    usual = float(values[np.argmax(counts)])
-    spread = float(np.std(rewards, dtype=np.float64))
+    usual, spread = float(values[np.argmax(counts)]), float(np.std(rewards, dtype=np.float64))
     chart.facts["rewards"] = {
         "usual": usual,
         "share of the usual": float(counts.max() / len(rewards)),
@@ -232,6 +229,8 @@ def _rewards(dataset: Dataset, chart: _Chart) -> None:
     quantiles = np.quantile(returns, (0, 0.25, 0.5, 0.75, 1)).tolist()
     names = ("lowest", "first quarter", "median", "third quarter", "highest")
     chart.facts["returns"] = {**dict(zip(names, quantiles)), "mean": float(returns.mean())}
+    if not np.isfinite(dataset.rewards).any():  # which was told
+        return
     if len(values) == 1:
         chart.defects.append(f"every reward is {usual:g}; there is nothing to tell good actions from bad ones")
     elif not 0.01 <= spread <= 10 and not _is_sparse(chart.facts):
@@ -257,7 +256,8 @@ def _coverage(dataset: Dataset, chart: _Chart) -> None:
         distances[own[:, None] == own[None, :]] = np.inf
     np.fill_diagonal(distances, np.inf)
     nearest = np.argmin(distances, axis=1)
-    actions = np.concatenate([a[rows].reshape(len(rows), -1) for a in flatten({"": dataset.actions}).values()], axis=1)
+    parts = [a[rows].reshape(len(rows), -1) for a in flatten({"": dataset.actions}).values()]
+    actions = np.nan_to_num(np.concatenate(parts, axis=1), posinf=0, neginf=0)
     discrete = actions.dtype.kind != "f"
     others = actions[random.permutation(len(rows))]
     near, apart = (_distance(actions, y, discrete) for y in (actions[nearest], others))
@@ -307,8 +307,7 @@ def _propensities(dataset: Dataset, chart: _Chart) -> None:
 def _settings(dataset: Dataset, facts: dict[str, dict[str, Any]]) -> dict[str, str]:
     length = facts["episodes"]["median"]
     gamma = 0.0 if length <= 1 else float(np.clip(1 - 2 / length, 0.9, 0.995 if _is_sparse(facts) else 0.99))
-    rewards = facts["rewards"]
-    shift = "none"
+    rewards, shift = facts["rewards"], "none"
     if _is_sparse(facts) and rewards["different"] == 2 and rewards["usual"] == 0:
         shift = "r - 1 for IQL, 10 r - 5 for CQL: with zeros almost everywhere critics stay at zero"
     elif rewards["different"] > 1 and not 0.01 <= rewards["deviation"] <= 10:

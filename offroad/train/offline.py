@@ -80,6 +80,8 @@ def offline(
         raise OffroadError(
             f"a {type(learner).__name__} has no policy (act), so eval_env cannot evaluate it; leave eval_env out"
         )
+    if learner.config.batch < 1:
+        raise OffroadError(f"batch is {learner.config.batch}; expected at least 1 row for each update")
     if isinstance(data, Dataset):
         taught = getattr(learner, "agent", learner)  # what plays primitives learns from latent actions
         if (spaces := getattr(taught, "spaces", None)) is not None:

@@ -110,6 +110,10 @@ def recommend(estimates: Mapping[str, Estimate], behaviour: Estimate) -> Recomme
         raise OffroadError("there is no policy to recommend; expected estimates of at least one")
     if bad := [name for name, e in estimates.items() if not np.isfinite([e.value, e.low]).all()]:
         raise OffroadError(f"the estimate of {bad[0]!r} is not finite; train its FQE with value_range or a lower rate")
+    if not np.isfinite(behaviour.value):
+        raise OffroadError(
+            "the behaviour's value is not finite; leave out episodes whose rewards are not (Dataset.take)"
+        )
     ranking = tuple(sorted(estimates, key=lambda name: -estimates[name].value))
     best = max(ranking, key=lambda name: estimates[name].low)
     if estimates[best].low < behaviour.value:

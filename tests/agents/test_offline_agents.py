@@ -60,6 +60,15 @@ def test_the_wrong_kind_of_action_is_refused(name):
         kind.create(PUSH if name == "discrete_cql" else CHOICE, config_of(), KEY)
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"), [("cql", "samples"), ("cql", "backup_samples"), ("emaq", "samples"), ("bear", "samples")]
+)
+def test_no_samples_are_too_few(name, setting):
+    kind, config_of = AGENTS[name]
+    with pytest.raises(OffroadError, match=f"{setting} is 0, expected at least 1"):
+        kind.create(PUSH, config_of(**{setting: 0}), KEY)
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_actions_are_in_the_environments_units_and_vary_only_with_a_key(name):
     kind, config_of = AGENTS[name]

@@ -19,6 +19,15 @@ def test_actions_mostly_between_minus_one_and_one_are_bounded_so():
     assert (box.low.tolist(), box.high.tolist(), box.shape) == ([-1], [1], (1,))
 
 
+def test_what_is_not_finite_bounds_nothing():
+    for wrong in (np.nan, np.inf):
+        assert action_bounds(np.array([[wrong], [40.0], [60.0]]))[:2] == (
+            [pytest.approx(39.98)],
+            [pytest.approx(60.02)],
+        )
+        assert action_bounds(np.full((3, 1), wrong))[:2] == (-1, 1)
+
+
 def test_each_column_of_other_actions_has_its_own_range():
     throttle, steering = np.linspace(0, 100, 50), np.linspace(-0.3, 0.2, 50)
     actions = np.stack([throttle, steering, np.full(50, 7)], 1)

@@ -63,7 +63,10 @@ DEFECTS = {
     "rewards contain 2 numbers that are NaN or infinite, first at row 7;": lambda d: replace(
         d, rewards=put(d.rewards, [7, 9], np.inf)
     ),
-    "observations[1] never change;": lambda d: replace(
+    "rewards contain 2000 numbers that are NaN": lambda d: replace(d, rewards=np.full(ROWS, np.nan)),
+    "actions contain 4000 numbers that are NaN": lambda d: replace(d, actions=np.full((ROWS, 2), np.inf)),
+    "actions contain 1 numbers that are NaN": lambda d: replace(d, actions=put(d.actions, (3, 1), np.inf)),
+    "observations[1] never change and tell nothing;": lambda d: replace(
         d,
         observations=put(d.observations, (slice(None), 1), 2),
         final_observations=put(d.final_observations, (slice(None), 1), 2),

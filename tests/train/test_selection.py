@@ -74,6 +74,8 @@ def test_nothing_is_recommended_below_the_behaviour():
         recommend({}, BEHAVIOUR)
     with pytest.raises(OffroadError, match="not finite"):
         recommend(estimates(broken=(np.nan, np.nan)), BEHAVIOUR)
+    with pytest.raises(OffroadError, match="the behaviour's value is not finite"):
+        recommend(estimates(bold=(0.0, 9.0)), Estimate(np.nan, np.nan, np.nan, 100.0))
 
 
 def test_episodes_are_counted_and_go_to_the_best():
