@@ -74,6 +74,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, self.num_envs)
         self.action_space = batch_space(action_space, self.num_envs)
+        self._choices = action_space.start + np.arange(action_space.n)
         self._randoms = [seeding.np_random() for _ in makers]
         self._observation = np.zeros((self.num_envs, *observation_space.shape), observation_space.dtype)
         self._ended = np.zeros(self.num_envs, bool)
@@ -137,12 +138,11 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
     ) -> tuple[ndarray, Float[ndarray, "N"], Bool[ndarray, "N"], Bool[ndarray, "N"], dict[str, Any]]:
         """Steps every world with its action of `actions [N]`; see Gymnasium for what is returned."""
         actions = np.asarray(actions)
-        space = self.single_action_space
-        known = np.issubdtype(actions.dtype, np.integer) and np.isin(actions, space.start + np.arange(space.n)).all()
+        known = np.issubdtype(actions.dtype, np.integer) and np.isin(actions, self._choices).all()
         if actions.shape != (self.num_envs,) or not known:
             raise OffroadError(
                 f"actions are {actions.dtype} {np.array2string(actions, threshold=8)}; expected {self.num_envs} "
-                f"integers, one of {space} for each world"
+                f"integers, one of {self.single_action_space} for each world"
             )
         if not self._started.all():
             raise OffroadError("step() was called before reset(); call reset() first")

@@ -176,13 +176,19 @@ def test_a_network_of_the_whole_robot_learns_and_stands_for_it():
     assert found.shape == (2, 28)
 
 
+WALKING = [name for name in control.ARMS if name.startswith("control_")]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     study = dataclasses.replace(residual.STUDY, profiles={"tiny": TINY})
     out = tmp_path_factory.mktemp("residual")
     chosen = ["simple, summed springs", "linear identification, windows", "residual", "network, contact"]
-    chosen += control.ARMS
-    return study, out, reproduce(study, "tiny", arms=chosen, out=out, console=Console(file=io.StringIO()))
+    chosen += [*WALKING, "turn_residual"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(control, "TURNING", 0)
+        found = reproduce(study, "tiny", arms=chosen, out=out, console=Console(file=io.StringIO()))
+    return study, out, found
 
 
 def test_arms_are_graded(results):
@@ -195,15 +201,19 @@ def test_arms_are_graded(results):
     assert known["In air its error after 64 ms"]
     assert not known["In air, 64 ms, below physical identification"]
     assert known["Control: what it keeps of its return in the full model"]
+    assert known["Control: what it keeps of its return in turning"]
     assert (out / "figures" / "learning.png").exists()
 
 
 def test_policies_are_graded_on_the_full_model_and_runs_are_read_again(results):
     study, out, found = results
-    for arm in control.ARMS:
+    assert "turning in the full model [rad/s]" in found["turn_residual"]
+    for arm in WALKING:
+        assert "speed in the full model [body lengths/s]" in found[arm]
         assert np.isfinite(found.values(arm, "return in the full model")).all()
         assert found[arm]["decisions [thousands]"][0] >= 0.3
-    again = reproduce(study, "tiny", arms=["control_simple"], out=out, console=Console(file=io.StringIO()))
+    again = reproduce(study, "tiny", arms=["control_simple", "turn_full"], out=out, console=Console(file=io.StringIO()))
+    assert "turn_full" not in again.arms  # the budget is too small for turning
     for metric in ("return in the full model", "return in its own model"):
         assert again.values("control_simple", metric) == found.values("control_simple", metric)
 

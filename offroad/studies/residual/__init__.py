@@ -84,11 +84,10 @@ def in_control(r: Results) -> list[Claim]:
         ours, theirs = returned("residual"), returned(arm)
         return f"{ours:.2f} against {theirs:.2f}", ours > 0 and ours >= factor * theirs
 
-    def kept() -> tuple[float, bool]:
-        own = float(np.mean(r.values("control_residual", "return in its own model")))
-        return at_least(returned("residual") / max(own, 1e-9), 0.5)
+    def kept(arm: str) -> tuple[float, bool]:
+        own, full = (float(np.mean(r.values(arm, f"return in {where} model"))) for where in ("its own", "the full"))
+        return at_least(max(full, 0.0) / max(own, 1e-9), 0.5)
 
-    speed = "speed in the full model [body lengths/s]"
     others = {
         "simple": "the simple model",
         "noise": "noise",
@@ -97,7 +96,7 @@ def in_control(r: Results) -> list[Claim]:
     }
     better = {"projected": "projected springs", "oracle": "oracle randomisation", "linear": "linear identification"}
     return [
-        r.claim("Control: what it keeps of its return in the full model", ">= 0.5", kept),
+        r.claim("Control: what it keeps of its return in the full model", ">= 0.5", lambda: kept("control_residual")),
         *(
             r.claim(f"Control: return in the full model, against training in {what}", f">= {factor:g}x",
                     lambda arm=arm, f=factor: against(arm, f))
@@ -105,9 +104,10 @@ def in_control(r: Results) -> list[Claim]:
             for arm, what in group.items()
         ),
         r.claim("Control: speed in the full model", ">= 3 body lengths/s",
-                lambda: at_least(float(np.mean(r.values("control_residual", speed))), 3.0)),
+                lambda: at_least(float(np.mean(r.values("control_residual", control.SPEED))), 3.0)),
         r.claim("Control: share of what PPO in the full model itself gains", ">= 0.5",
                 lambda: against("full", 0.5)),
+        r.claim("Control: what it keeps of its return in turning", ">= 0.5", lambda: kept("turn_residual")),
     ]  # fmt: skip
 
 
@@ -185,6 +185,7 @@ STUDY = Study(
             "linear identification": 1.5, "linear identification, windows": 0.5, "network, contact": 2,
             "amounts": 8}
     | dict.fromkeys(speed.ARMS, 0.2)
+    | {name: 0.01 for name in control.ARMS if name.startswith("turn_")}  # which that profile leaves out
     | {"control_simple": 2, "control_noise": 2, "control_randomisation": 2.5, "control_projected": 2,
        "control_oracle": 2.5, "control_linear": 3, "control_residual": 6, "control_network": 3, "control_full": 31},
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Arms that act: PPO learns to walk in each model and is graded in the full one, which it has not met.
 
 Every arm has the same learner, the same budget and the same leg controller; they differ in what stands for the robot.
+Larger budgets have arms that turn, too.
 """
 
 import time
@@ -32,7 +33,9 @@ from offroad.train.collect import HostPolicy
 EXAM_SEED = 2_000_000  # of the evaluation, apart from all training seeds
 BODY = 45.0  # mm
 TORQUE_NOISE = 0.01  # N mm: the paper's N(0, 0.01); the unit is ours
+TURNING = 1_000_000  # decisions of a run from which on a budget has turning, too
 RANGES = Randomization(inertia=(0.7, 1.3), stiffness=(0.7, 1.3))
+SPEED, RATE = "speed in the full model [body lengths/s]", "turning in the full model [rad/s]"
 Make = Callable[..., VectorEnv]
 """`make(num_envs, **kwargs)` of the robot that an arm learns in."""
 
@@ -126,22 +129,22 @@ def learner(budget: ResidualBudget) -> PPOConfig:
     return PPOConfig(rollout=DECISIONS, minibatch=5 * budget.worlds, initial_std=0.5)
 
 
-def arm(prepare: Callable[[int, ResidualBudget, Context], Make], about: str) -> Any:
+def arm(prepare: Callable[[int, ResidualBudget, Context], Make], about: str, task: str = "walk") -> Any:
     def run(seeds: list[int], budget: ResidualBudget, context: Context) -> Metrics:
-        if not budget.decisions:
-            raise NotRun("this profile has no budget for control")
+        if not budget.decisions or (task == "turn" and budget.decisions < TURNING):
+            raise NotRun("this profile has no budget for it")
         rows = []
         for seed in seeds:
             make = prepare(seed, budget, context)
-            env = make(budget.worlds)
+            env = make(budget.worlds, task=task)
             agent, cost = learn(env, seed, budget, context)
             env.close()
-            learnt_in = make(budget.rollouts, autoreset_mode=AutoresetMode.DISABLED)
-            with_full = HamrFull(budget.rollouts, autoreset_mode=AutoresetMode.DISABLED)
+            exam = {"task": task, "autoreset_mode": AutoresetMode.DISABLED}
+            learnt_in, with_full = make(budget.rollouts, **exam), HamrFull(budget.rollouts, **exam)
             before, after = (examine(agent, robot, seed, budget.rollouts) for robot in (learnt_in, with_full))
             rows.append(
                 {"return in its own model": before["return"], "return in the full model": after["return"]}
-                | {"speed in the full model [body lengths/s]": after["speed"]}
+                | ({SPEED: after["speed"]} if task == "walk" else {RATE: after["rate"]})
                 | {"spread of returns over roll-outs": after["spread"]}
                 | cost
             )
@@ -182,33 +185,36 @@ def learn(env: VectorEnv, seed: int, budget: ResidualBudget, context: Context) -
 
 
 def examine(agent: Agent, env: VectorEnv, seed: int, rollouts: int) -> dict[str, float]:
-    """The mean return of the deterministic policy, its spread over roll-outs, and the speed along x."""
+    """The mean return of the deterministic policy, its spread over roll-outs, its speed along x, its rate of yaw."""
     act = HostPolicy(agent.spaces.action).bind(agent, None)
     observation, _ = env.reset(seed=EXAM_SEED + rollouts * seed)
-    gained, alive, distance = np.zeros(rollouts), np.ones(rollouts, bool), np.zeros(rollouts)
+    gained, alive = np.zeros(rollouts), np.ones(rollouts, bool)
+    distance, turned = np.zeros(rollouts), np.zeros(rollouts)
     for _ in range(DECISIONS):
         observation, reward, terminated, truncated, info = env.step(act(observation, 0, ())[1])
         gained += np.where(alive, reward, 0.0)
         distance += np.where(alive, info["x_velocity"], 0.0)
+        turned += np.where(alive, info["yaw_velocity"], 0.0)
         over = terminated | truncated
         alive &= ~over
         if over.any() and alive.any():  # a robot whose physics diverged is started anew and no longer counted
             observation, _ = env.reset(options={"reset_mask": over})
     env.close()
     speed = 1e3 / BODY * distance.mean() / DECISIONS
-    return {"return": float(gained.mean()), "spread": float(gained.std()), "speed": float(speed)}
+    rate = float(turned.mean() / DECISIONS)
+    return {"return": float(gained.mean()), "spread": float(gained.std()), "speed": float(speed), "rate": rate}
 
 
-ARMS = {
-    "control_simple": arm(simple, "PPO in the simple model, summed springs."),
-    "control_noise": arm(noise, "PPO in the same with noise on its torques."),
-    "control_randomisation": arm(randomisation, "PPO in the same with other inertias and springs in every episode."),
-    "control_projected": arm(projected, "PPO in the simple model, springs projected from the full one."),
-    "control_oracle": arm(
-        oracle, "PPO in that one, randomised: an oracle, as its centre was derived from the full model."
-    ),
-    "control_linear": arm(linear, "PPO in the simple model told by linear identification, tuned on windows."),
-    "control_residual": arm(residual, "PPO in the simple model told by the residual model."),
-    "control_network": arm(network, "PPO in the network of the whole robot."),
-    "control_full": arm(full, "PPO in the full model itself: the upper bound."),
+PREPARED: dict[str, tuple[Callable[[int, ResidualBudget, Context], Make], str]] = {
+    "simple": (simple, "the simple model, summed springs"),
+    "noise": (noise, "the same with noise on its torques"),
+    "randomisation": (randomisation, "the same with other inertias and springs in every episode"),
+    "projected": (projected, "the simple model, springs projected from the full one"),
+    "oracle": (oracle, "that one, randomised: an oracle, as its centre was derived from the full model"),
+    "linear": (linear, "the simple model told by linear identification, tuned on windows"),
+    "residual": (residual, "the simple model told by the residual model"),
+    "network": (network, "the network of the whole robot"),
+    "full": (full, "the full model itself: the upper bound"),
 }
+ARMS = {f"control_{name}": arm(make, f"PPO walks in {about}.") for name, (make, about) in PREPARED.items()}
+ARMS |= {f"turn_{name}": arm(make, f"PPO turns in {about}.", "turn") for name, (make, about) in PREPARED.items()}
