@@ -253,7 +253,7 @@ def reproduce(
     def gather() -> None:  # other processes may have finished arms in the same folder since
         found = (_earlier(results, others) if others else {}) | done
         results.arms = {a: found[a] for a in study.arms if a in found}
-        results.wall_s = round(sum(r.get("wall_s", 0.0) for r in results.arms.values()), 3)
+        results.wall_s = round(sum((r.get("wall_s", 0.0) for r in results.arms.values()), 0.0), 3)
 
     gather()
     shared: dict[str, Any] = {}
