@@ -94,7 +94,7 @@ def coverage(r: Results) -> list[Claim]:
 def starts(r: Results) -> list[Claim]:
     def solved(method: str, start: int) -> bool:
         """In at least two of three seeds."""
-        return float(np.mean(np.array(r.values(rung_arm(method, start), "success")) >= SOLVED)) >= 2 / 3
+        return float(np.mean(_enough(np.array(r.values(rung_arm(method, start), "success"))) >= SOLVED)) >= 2 / 3
 
     def farthest(method: str) -> int:
         """The place in the ladder, from 1, of the last start before the first one that is not solved; 0: there is none.
