@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -32,6 +32,8 @@ from offroad.studies import _provenance as provenance
 from offroad.studies._progress import Progress
 
 Metrics = dict[str, list[float]]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,21 @@ class Context:
             old.unlink()
         self._shared = shared
         self._report = report
+        self._part = (0.0, 1.0)  # of the arm's work: where the present part begins, and how large it is
 
     def progress(self, message: str, fraction: float | int | None = None) -> None:
-        """Says how far the arm is; `fraction` of its work in [0, 1] sharpens the estimate of the time left."""
-        self._report(message, fraction)
+        """Says how far the arm, or the present one of its parts, is: `fraction` of its work, in [0, 1], sharpens the
+        estimate of the time left."""
+        start, size = self._part
+        self._report(message, None if fraction is None else start + size * min(fraction, 1.0))
+
+    def each(self, parts: Sequence[T]) -> Iterator[T]:
+        """Goes through parts of equal cost, such as seeds; `progress` then speaks of the present part alone. Nests."""
+        start, size = self._part
+        for i, part in enumerate(parts):
+            self._part = start + size * i / len(parts), size / len(parts)
+            yield part
+        self._part = start, size
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """A value that several arms need, such as a trained agent: the first arm that asks computes it."""

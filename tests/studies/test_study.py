@@ -108,6 +108,17 @@ def test_results_have_the_agreed_shape(tmp_path):
     assert lines[-1] == str(tmp_path / "report.html")
 
 
+def test_progress_speaks_of_the_whole_arm(tmp_path):
+    said = []
+    context = protocol.Context(tmp_path, "arm", [0, 1], {}, lambda message, fraction: said.append(fraction))
+    for seed in context.each([0, 1]):
+        for kind in context.each(["easy", "hard"]):
+            context.progress(f"{kind}, seed {seed}")
+            context.progress(f"{kind}, seed {seed}", 0.5)
+    context.progress("done", 1.0)
+    assert said == [None, 0.125, None, 0.375, None, 0.625, None, 0.875, 1.0]
+
+
 def test_curves_have_twenty_even_points(tmp_path):
     results, _ = run(COINS, tmp_path)
     steps, values = results.curve("coin", "share")

@@ -130,7 +130,7 @@ def explorer(method: Explorer) -> Arm:
         require(decisions, "doom", "vizdoom")
         context.seeds = seeds if method.main else seeds[: budget.ablation_seeds]
         rows = []
-        for seed in context.seeds:
+        for seed in context.each(context.seeds):
             agent, cost = _without_reward(method, decisions, seed, budget, context)
             rows.append(_graded(agent, method.place, seed, budget, context) | cost)
         return columns(rows)
@@ -157,7 +157,8 @@ def rung(method: str, start: int) -> Arm:
         require(budget.ladder, "doom", "vizdoom")
         options = {"start": start, "actions": "macro"}
         run = f"d2_{method}_{start}"
-        return {"success": [_rewarded(run, bonus, intrinsic, options, seed, budget, context) for seed in seeds]}
+        each = context.each(seeds)
+        return {"success": [_rewarded(run, bonus, intrinsic, options, seed, budget, context) for seed in each]}
 
     arm.__doc__ = f"{about}, from start {start}."
     return arm
@@ -167,9 +168,9 @@ def noise(name: str, about: str, bonus: str) -> Arm:
     def arm(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
         require(budget.ladder, "doom", "vizdoom")
         rows = []
-        for seed in seeds:
+        for seed in context.each(seeds):
             found = {}
-            for kind, share in (("clean", 0.0), ("noise", NOISE)):
+            for kind, share in context.each((("clean", 0.0), ("noise", NOISE))):
                 options = {"start": budget.noise_start, "actions": "macro", "noise": share}
                 success = _rewarded(f"{name}_{kind}", bonus, INTRINSIC, options, seed, budget, context)
                 found[f"{kind}: success"] = success
@@ -184,7 +185,7 @@ def d4_as_is(seeds: list[int], budget: CuriosityBudget, context: Context) -> Met
     """The explorer of the training textures, as it is, in sets of textures that it has not seen."""
     require(budget.coverage, "doom", "vizdoom")
     rows = []
-    for seed in seeds:
+    for seed in context.each(seeds):
         agent, _ = _without_reward(EXPLORERS["d1_elsewhere"], budget.coverage, seed, budget, context)
         rows.append(_graded(agent, "held-out", seed, budget, context))
     return columns(rows)
@@ -204,7 +205,7 @@ def _transferred(name: str, pretrained: bool, seeds: list[int], budget: Curiosit
     require(budget.coverage and budget.ladder, "doom", "vizdoom")
     options = PLACES["held-out"] | {"start": budget.transfer_start}
     rows = []
-    for seed in seeds:
+    for seed in context.each(seeds):
         explorer = None
         if pretrained:
             explorer, _ = _without_reward(EXPLORERS["d1_elsewhere"], budget.coverage, seed, budget, context)

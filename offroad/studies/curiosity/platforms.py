@@ -36,7 +36,7 @@ def runner(name: str, about: str) -> Arm:
         require(budget.platformer)
         exams = {kind: exam(kind, budget) for kind in LEVELS}
         rows = []
-        for seed in seeds:
+        for seed in context.each(seeds):
             agent = _learnt("platformer", name, "train", budget, seed, context)
             found = {}
             for kind, env in exams.items():
@@ -54,7 +54,7 @@ def d7_finetuned(seeds: list[int], budget: CuriosityBudget, context: Context) ->
     """The runner by ICM goes on learning on the test levels at night, with curiosity alone."""
     require(budget.platformer)
     env, rows = exam("night", budget), []
-    for seed in seeds:
+    for seed in context.each(seeds):
         before = _learnt("platformer", "icm", "train", budget, seed, context)
         agent = _learnt("finetuned", "icm", "night", budget, seed, context, before)
         rows.append({"night: distance": run(env, Trained(agent, seed), budget, seed)[0]})
@@ -65,7 +65,7 @@ def d7_scratch(seeds: list[int], budget: CuriosityBudget, context: Context) -> M
     """ICM from scratch on the test levels at night, for as many decisions."""
     require(budget.platformer)
     env, rows = exam("night", budget), []
-    for seed in seeds:
+    for seed in context.each(seeds):
         agent = _learnt("scratch", "icm", "night", budget, seed, context)
         rows.append({"night: distance": run(env, Trained(agent, seed), budget, seed)[0]})
     return columns(rows)

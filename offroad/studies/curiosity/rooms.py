@@ -54,9 +54,9 @@ def _balanced(about: str, create: Any) -> Arm:
     def arm(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
         require(budget.balance, "minigrid", "minigrid")
         rows = []
-        for seed in seeds:
+        for seed in context.each(seeds):
             found = {}
-            for kind, task in (("easy", EASY), ("hard", HARD)):
+            for kind, task in context.each((("easy", EASY), ("hard", HARD))):
                 env = rooms(task, budget.worlds)
                 agent, _ = learn(f"{context.folder.name}_{kind}", create(env, seed), env, budget.balance, seed, context)
                 scores = solve(for_the_task(agent), task, budget.episodes, seed)
@@ -98,7 +98,7 @@ def viewer(name: str, about: str) -> Arm:
     def arm(seeds: list[int], budget: CuriosityBudget, context: Context) -> Metrics:
         require(budget.television, "minigrid", "minigrid")
         rows = []
-        for seed in seeds:
+        for seed in context.each(seeds):
             env = television(budget.worlds)
             agent = curious(name, env, GRID, seed, extrinsic=0.0)
             agent, _ = learn(f"television_{name}", agent, env, budget.television, seed, context)

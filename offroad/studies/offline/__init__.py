@@ -34,7 +34,7 @@ def arm_of(method: str) -> Arm:
     def arm(seeds: list[int], budget: OfflineBudget, context: Context) -> Metrics:
         if method not in HEADLINE:
             context.seeds = seeds[: budget.ablation_seeds]
-        rows = [measured(method, seed, budget, context) for seed in context.seeds]
+        rows = [measured(method, seed, budget, context) for seed in context.each(context.seeds)]
         return {name: [row[name] for row in rows] for name in rows[0]}
 
     arm.__name__, arm.__doc__ = method, METHODS[method]
@@ -43,7 +43,7 @@ def arm_of(method: str) -> Arm:
 
 def measured(method: str, seed: int, budget: OfflineBudget, context: Context) -> dict[str, float]:
     found: dict[str, float] = {}
-    for name in budget.domains:
+    for name in context.each(budget.domains):
         domain = DOMAINS[name]
         if method.endswith("_opal"):
             if domain.kind == "pendulum":

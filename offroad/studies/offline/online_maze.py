@@ -33,7 +33,8 @@ def _scores(seeds: list[int], budget: OfflineBudget, context: Context, *, primit
     if not any(name.startswith("pointmaze") for name in budget.domains):
         raise NotRun("this profile has no point maze")
     learn = _over_primitives if primitives else _flat
-    returns = [examine(learn(seed, budget, context), DOMAIN, budget.episodes, seed)[0].returns.mean() for seed in seeds]
+    agents = ((seed, learn(seed, budget, context)) for seed in context.each(seeds))
+    returns = [examine(agent, DOMAIN, budget.episodes, seed)[0].returns.mean() for seed, agent in agents]
     return {f"{DOMAIN.name}: score": [100 * float(value) / DOMAIN.best for value in returns]}
 
 

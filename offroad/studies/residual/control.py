@@ -134,7 +134,7 @@ def arm(prepare: Callable[[int, ResidualBudget, Context], Make], about: str, tas
         if not budget.decisions or (task == "turn" and budget.decisions < TURNING):
             raise NotRun("this profile has no budget for it")
         rows = []
-        for seed in seeds:
+        for seed in context.each(seeds):
             make = prepare(seed, budget, context)
             env = make(budget.worlds, task=task)
             agent, cost = learn(env, seed, budget, context)

@@ -42,7 +42,7 @@ def cloning_mlp(seeds: list[int], budget: StackingBudget, context: Context) -> M
 
 def cloned(encoder: Relational | Slots, seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     rows = []
-    for seed in seeds:
+    for seed in context.each(seeds):
         shown = context.once(f"towers {seed}", lambda: towers(budget.blocks, 128 * budget.blocks, seed))  # noqa: B023
         agent = clone(encoder, shown, seed, budget, context)
         which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
@@ -83,7 +83,7 @@ def demonstrations_mlp(seeds: list[int], budget: StackingBudget, context: Contex
 def demonstrations_cloned(seeds: list[int], budget: StackingBudget, context: Context) -> Metrics:
     """Behaviour cloning alone, relational network, of the same 100 demonstrations of the full tower."""
     rows = []
-    for seed in few(seeds, budget, context):
+    for seed in context.each(few(seeds, budget, context)):
         agent = clone(RELATIONAL, hundred(budget, context, seed), seed, budget, context)
         rows.append(graded(greedy(agent), seen(budget), budget, seed))
     return columns(rows)
@@ -94,7 +94,7 @@ def short_decisions(seeds: list[int], budget: StackingBudget, context: Context) 
     if not budget.short_steps:
         raise NotRun("this profile has no budget for it")
     rows = []
-    for seed in few(seeds, budget, context):
+    for seed in context.each(few(seeds, budget, context)):
         learner = config(RELATIONAL, discount=0.98, value_range=(-50.0, 0.0))
         agent, cost = learn(seed, budget, context, learner, stages(1), decision="short")
         rows.append(graded(greedy(agent), seen(budget)[:1], budget, seed, "short") | cost)
@@ -112,7 +112,7 @@ def reinforced(
 ) -> Metrics:
     require_learning(budget)
     rows = []
-    for seed in seeds:
+    for seed in context.each(seeds):
         agent, cost = learn(seed, budget, context, config(encoder), tasks or stages(budget.blocks), hindsight=hindsight)
         which = seen(budget) + (unseen(budget) if isinstance(encoder, Relational) else [])
         rows.append(graded(greedy(agent), which, budget, seed) | cost | {"parameters [thousands]": size(agent)})
@@ -126,7 +126,7 @@ def with_demonstrations(
 ) -> Metrics:
     require_learning(budget)
     rows = []
-    for seed in few(seeds, budget, context):
+    for seed in context.each(few(seeds, budget, context)):
         shown = hundred(budget, context, seed)
         learner = config(encoder, imitation=IMITATION)
         agent, cost = learn(seed, budget, context, learner, only_tower(budget), shown=shown)
