@@ -10,18 +10,14 @@ from pathlib import Path
 
 import gymnasium as gym
 import imageio.v3 as imageio
-import jax
 import jaxtyping
 import numpy as np
 import pytest
 
 import offroad
-from offroad import cli, train
-from offroad.agents import PPO, PPOConfig
+from offroad import cli
 from offroad.cli.parsing import env_options
-from offroad.data.spaces import Spaces
 from offroad.errors import OffroadError
-from offroad.rewards import RND, Curious, RNDConfig
 from offroad.tasks.demonstrations import Demonstrations
 from offroad.train.restore import load_agent
 from offroad.train.run import Run
@@ -106,12 +102,18 @@ def test_playing_writes_a_video(run, capsys):
 
 
 def test_a_run_with_a_bonus_is_played_and_exported(tmp_path, capsys):
-    """The command line makes no such runs, but shows the agent inside of them."""
-    env = offroad.make_vec("Corridor-v0", 2)
-    spaces, key = Spaces.of(env), jax.random.key(0)
-    ppo = PPO.create(spaces, PPOConfig(rollout=16, minibatch=32, hidden=(8,)), key)
-    agent = Curious(ppo, RND.create(spaces, RNDConfig(hidden=(8,), size=4), key))
-    train.on_policy(agent, env, 32, out=tmp_path / "run", progress=False)
+    argv = ["train", "ppo", "--env", "Corridor-v0", "--num-envs", "2", "--rollout", "16", "--minibatch", "32"]
+    assert cli.main([*argv, "--reward-weight", "0"]) == 2
+    assert "add --bonus NAME" in capsys.readouterr().err
+    argv += ["--steps", "64", "--hidden", "8", "--bonus", "rnd", "--reward-weight", "0", "--out", str(tmp_path / "run")]
+    assert cli.main(argv) == 0
+    run = Run.open(tmp_path / "run")
+    settings = run.config["agent_config"]
+    assert (settings["reward"]["type"], settings["intrinsic"], settings["extrinsic"]) == ("RNDConfig", 1.0, 0.0)
+    assert [line["intrinsic/share"] for line in run.metrics() if "intrinsic/share" in line][-1] == 1
+    assert cli.main([*argv, "--steps", "96", "--resume"]) == 0
+    assert cli.main([*argv, "--steps", "128", "--resume", "--bonus-weight", "2"]) == 2
+    assert "intrinsic was 1.0, now 2.0" in capsys.readouterr().err
     assert cli.main(["play", str(tmp_path / "run"), "--episodes", "1"]) == 0
     assert "episode 1: return " in capsys.readouterr().out
     jaxtyping.config.update("jaxtyping_disable", True)  # see test_export
@@ -120,6 +122,20 @@ def test_a_run_with_a_bonus_is_played_and_exported(tmp_path, capsys):
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
     assert "curious trained in Corridor-v0" in (tmp_path / "run" / "export" / "policy.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("agent", "bonus", "message"),
+    [
+        ("ppo", "rdn", "unknown bonus 'rdn'; did you mean 'rnd'?"),
+        ("dqn", "e3b", "the bonus e3b remembers an episode, which dqn's replay does not keep in order; train ppo"),
+    ],
+)
+def test_a_bonus_that_cannot_be(tmp_path, capsys, agent, bonus, message):
+    out = tmp_path / "run"
+    assert cli.main(["train", agent, "--env", "Corridor-v0", "--bonus", bonus, "--out", str(out)]) == 2
+    assert message in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_playing_where_nothing_can_be_drawn(run, capsys):

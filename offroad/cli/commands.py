@@ -26,7 +26,7 @@ class List:
 
         import gymnasium as gym
 
-        from offroad import agents, studies
+        from offroad import agents, rewards, studies
 
         def title(module: str) -> str:
             return (inspect.getdoc(sys.modules[module]) or "").partition("\n")[0]
@@ -35,6 +35,7 @@ class List:
         for heading, rows in {
             "environments (and every other Gymnasium id)": {n: "" for n in gym.registry if n.startswith("offroad/")},
             "agents": {name: title(kind.__module__) for name, (kind, _) in agents.AGENTS.items()},
+            "bonuses": {name: title(kind.__module__) for name, (kind, _) in rewards.REWARDS.items()},
             "studies": {name: studies.load(name).title for name in studies.names()},
             f"runs in {self.runs}": {str(path): "" for path in runs},
         }.items():

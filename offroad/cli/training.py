@@ -29,6 +29,12 @@ class Train:
     """An option of the environment, such as start=sparse; may be repeated. Values are JSON or text."""
     rom: Path | None = None
     """A ROM that you own, for offroad/Mario-v0."""
+    bonus: str | None = None
+    """A reward that the agent makes itself, beside the environment's: `offroad list` shows all."""
+    bonus_weight: float = 1.0
+    """Weight of that bonus, whose scale is about one."""
+    reward_weight: float = 1.0
+    """Weight of the environment's reward beside a bonus; 0 explores without any."""
     steps: Whole = 1_000_000
     """Environment steps, summed over all copies; 1e6 and 1_000_000 work too."""
     num_envs: int = 1
@@ -62,10 +68,14 @@ class Train:
                 f"--learning-starts {options.learning_starts} leaves nothing to learn in --steps {self.steps}; "
                 "lower the one or raise the other"
             )
+        if self.bonus is None and (self.bonus_weight, self.reward_weight) != (1.0, 1.0):
+            raise OffroadError("--bonus-weight and --reward-weight weigh a bonus beside the reward; add --bonus NAME")
         out = self.out or Path("runs") / f"{self.env.replace('/', '-')}-{self.agent}-{self.seed}"
         options_of_env = env_options(self.env_options, self.rom)
         env, eval_env = (make_vec(self.env, n, **options_of_env) for n in (self.num_envs, self.eval_episodes))
         agent = AGENTS[self.agent][0].create(Spaces.of(env), config, jax.random.key(self.seed))
+        if self.bonus is not None:
+            agent = self._curious(agent, self.bonus, on_policy=isinstance(options, OnPolicy))
         tenth = max(self.steps // 10, 1)
         schedule = Schedule(
             evaluate=tenth if self.eval_every is None else self.eval_every,
@@ -86,6 +96,34 @@ class Train:
             **vars(options),
         )
         return _said(result, out, self.eval_episodes)
+
+    def _curious(self, agent: Any, bonus: str, on_policy: bool) -> Any:
+        """The agent with its bonus, which sees observations through the same kind of encoder."""
+        import jax
+
+        from offroad.rewards import REWARDS, Curious
+
+        if bonus not in REWARDS:
+            raise unknown("bonus", bonus, REWARDS)
+        kind, settings = REWARDS[bonus]
+        settings = settings()
+        if hasattr(settings, "encoder") and hasattr(agent.config, "encoder"):
+            settings = replace(settings, encoder=agent.config.encoder)
+        reward = kind.create(agent.spaces, settings, jax.random.fold_in(jax.random.key(self.seed), 1))
+        if reward.episodic and not on_policy:
+            known = ", ".join(name for name in REWARDS if name not in ("e3b", "reachability"))
+            raise OffroadError(
+                f"the bonus {bonus} remembers an episode, which {self.agent}'s replay does not keep in order; "
+                f"train ppo with it, or {self.agent} with another bonus: {known}"
+            )
+        warm_up = getattr(settings, "fit_updates", 1) if on_policy else 0
+        return Curious(  # pyright: ignore[reportCallIssue]  (spaces and config are properties)
+            agent=agent,
+            reward=reward,
+            extrinsic=self.reward_weight,
+            intrinsic=self.bonus_weight,
+            warm_up=warm_up,
+        )
 
 
 @dataclass

@@ -330,6 +330,7 @@ def test_no_engine_survives(monkeypatch):
     ("options", "message"),
     [
         ({"textures": "train-9"}, "unknown texture set 'train-9'; did you mean 'train-"),
+        ({"textures": ()}, "no textures are given; known sets: original"),
         ({"start": "sparce"}, "unknown start 'sparce'; did you mean 'sparse'"),
         ({"start": 9}, "unknown start '9'"),
         ({"actions": "makro"}, "did you mean 'macro'"),

@@ -8,7 +8,7 @@ one such wall, so the set `original` shows a still stone wall (`GSTONE2`) there.
 import hashlib
 from collections.abc import Sequence
 
-from offroad.errors import unknown
+from offroad.errors import OffroadError, unknown
 
 # The shipped map's eight kinds of walls, in the order of the sets below; then floor and ceiling.
 WALLS = ("BIGBRIK1", "BIGDOOR2", "CEIL4_2", "COMP01", "CRATE2", "FLOOR1_6", "SFALL2", "SILVER2", "TLITE6_1")
@@ -41,6 +41,8 @@ def chosen(names: str | Sequence[str]) -> tuple[str, ...]:
         if name not in ("original", *SETS, *GROUPS):
             raise unknown("texture set", name, ("original", *SETS, *GROUPS))
         found += GROUPS.get(name, (name,))
+    if not found:
+        raise OffroadError(f"no textures are given; known sets: {', '.join(('original', *SETS, *GROUPS))}")
     return tuple(dict.fromkeys(found))
 
 
