@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 from numpy import ndarray
 
-Observation = Float[ndarray, "N obs"] | dict[str, Any]
+Observation = Shaped[ndarray, "N ..."] | dict[str, Any]
 
 
 def add_info(info: dict[str, Any], values: Mapping[str, ndarray], which: Bool[ndarray, "N"]) -> None:

@@ -17,7 +17,7 @@ from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
-from offroad.envs.infos import add_info, first
+from offroad.envs.infos import add_final, add_info, first
 from offroad.envs.vector import RENDER_MODES
 from offroad.errors import OffroadError, unknown
 
@@ -166,11 +166,7 @@ class ThreadedVectorEnv(gym.vector.VectorEnv):
         if self.autoreset_mode is AutoresetMode.SAME_STEP:
             resetting = terminated | truncated
             if resetting.any():
-                final = np.full(self.num_envs, None, dtype=object)
-                for world in np.flatnonzero(resetting):
-                    final[world] = self._observation[world].copy()
-                info |= {"final_obs": final, "_final_obs": resetting, "final_info": {}, "_final_info": resetting}
-                add_info(info["final_info"], values, resetting)
+                add_final(info, self._observation, values, resetting)
         else:
             self._ended = terminated | truncated
         add_info(info, values, ~resetting)

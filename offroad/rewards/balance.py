@@ -164,6 +164,10 @@ class EIPO(Agent):
         action = jnp.where(self.max_stage, task.sample(key), mixed.sample(key))
         return to_env(self.spaces.action, action), ()
 
+    def for_task(self) -> "EIPO":
+        """The same agent, which acts by pi_E with a key, too: what EIPO delivers once training is over."""
+        return replace(self, max_stage=jnp.array(True))
+
     def begin_episodes(self) -> "EIPO":
         return replace(self, learner=self.learner.begin_episodes())
 

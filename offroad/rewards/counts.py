@@ -119,6 +119,9 @@ def _grid(space: gym_spaces.Space, config: CountsConfig) -> tuple[np.ndarray, np
             f"counts know Discrete and one-dimensional Box observations, not {space}; use another reward"
         )
     columns = np.array(config.columns or range(space.shape[0]))
+    if (beyond := columns[(columns < 0) | (columns >= space.shape[0])]).size or config.bins < 1:
+        what = f"bins is {config.bins}" if config.bins < 1 else f"columns has {beyond[0]}"
+        raise OffroadError(f"{what}; counts need at least 1 bin, and columns from 0 to {space.shape[0] - 1}")
     low = np.array(config.low, np.float32) if config.low else space.low[columns].astype(np.float32)
     high = np.array(config.high, np.float32) if config.high else space.high[columns].astype(np.float32)
     if not (len(low) == len(high) == len(columns) and np.isfinite(low).all() and np.isfinite(high).all()):
@@ -126,4 +129,6 @@ def _grid(space: gym_spaces.Space, config: CountsConfig) -> tuple[np.ndarray, np
             f"counts need finite bounds of every column, found low {low} and high {high} for columns {columns}; "
             "give CountsConfig(columns=..., low=..., high=...)"
         )
+    if (low >= high).any():
+        raise OffroadError(f"counts need bounds with low < high, found low {low} and high {high}")
     return columns, low, high

@@ -12,7 +12,7 @@ from offroad.agents.agent import Agent
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout, Transition
 from offroad.errors import OffroadError
-from offroad.rewards.intrinsic import IntrinsicReward, Sum
+from offroad.rewards.intrinsic import IntrinsicReward, Sum, check_spaces
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ class Curious(Agent):
     intrinsic: float | int = eqx.field(static=True, default=1.0)
     warm_up: int = eqx.field(static=True, default=0)
     updates: Int[Array, ""] = eqx.field(default_factory=lambda: jnp.zeros((), jnp.int32))
+
+    def __check_init__(self):
+        check_spaces(self.reward, self.agent.spaces, "the agent")
 
     @classmethod
     def create(  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -14,12 +14,6 @@ from offroad.rewards.features import InverseModel
 from offroad.rewards.intrinsic import IntrinsicReward, Sum
 
 
-def bonus_share(extrinsic: Float[Any, "*batch"], intrinsic: Float[Any, "*batch"]) -> float:
-    """The bonus's share of all that was paid, without signs: 0 none, 1 all. NaN if nothing was paid."""
-    bonus, reward = float(np.abs(intrinsic).sum()), float(np.abs(extrinsic).sum())
-    return bonus / (bonus + reward) if bonus + reward else float("nan")
-
-
 def inverse_skill(
     model: InverseModel, before: Float[Any, "batch size"], after: Float[Any, "batch size"], action: Any
 ) -> dict[str, float]:
@@ -27,8 +21,9 @@ def inverse_skill(
 
     `before` and `after` are features. **Returns:** `accuracy`, and `chance`, the accuracy of always guessing the
     commonest action; for discrete actions also `loss` in nats and `entropy`, that of the action frequencies: the loss
-    of a model that sees nothing. A model is worth something by as much as its loss is below the entropy. As a policy
-    grows deterministic both go to 0, and the features decay.
+    of a model that sees nothing. A model whose loss is not below the entropy sees nothing; one whose loss is may still
+    read the action off `before` alone, if the policy decides by what it sees. As a policy grows deterministic both go
+    to 0, and the features decay.
     """
     weight = jnp.ones(len(jnp.asarray(before)))
     _, found = model.loss(jnp.asarray(before), jnp.asarray(after), action, weight)

@@ -1,5 +1,6 @@
 """The bonus paid by the environment: for users of other libraries, and for off-policy agents with episodic rewards."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -7,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 
+from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
-from offroad.rewards.intrinsic import IntrinsicReward, Sum
+from offroad.rewards.intrinsic import IntrinsicReward, Sum, check_spaces
 
 STORED = ("observation", "action", "reward", "next_observation", "terminated", "truncated")
 """What the wrapper keeps of every step."""
@@ -18,9 +20,9 @@ STORED = ("observation", "action", "reward", "next_observation", "terminated", "
 class IntrinsicRewardEnv(VectorWrapper):
     """`reward = extrinsic * reward + intrinsic * bonus`, for any Gymnasium vector environment that resets itself.
 
-    The reward's model learns from every `update_every` steps, in the environment's own `step`. `info` tells both parts,
-    as arrays `extrinsic_reward` and `intrinsic_reward`. The state of environment and reward can be saved together if
-    that of the environment can.
+    The reward's model learns from every `update_every` steps, in the environment's own `step`; `metrics` says how.
+    `info` tells both parts, as arrays `extrinsic_reward` and `intrinsic_reward`. The state of environment and reward
+    can be saved together if that of the environment can.
     """
 
     def __init__(
@@ -32,7 +34,8 @@ class IntrinsicRewardEnv(VectorWrapper):
         update_every: int = 128,
         seed: int = 0,
     ):
-        """`seed` is of the reward's learning. Raises `OffroadError` for a reward of other spaces or too few worlds."""
+        """`seed` is of the reward's learning. Raises `OffroadError` for a reward of other spaces or another number of
+        worlds, and for an environment that does not reset itself."""
         super().__init__(env)
         mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         if mode == AutoresetMode.DISABLED:
@@ -45,9 +48,12 @@ class IntrinsicRewardEnv(VectorWrapper):
                 f"the reward was created for {reward.spaces.num_envs} environments, this one has {env.num_envs}; "
                 "create it with Spaces.of(env)"
             )
+        check_spaces(reward, Spaces.of(env), "the environment")
+        if update_every < 1:
+            raise OffroadError(f"update_every is {update_every}; expected at least 1 step")
         self.intrinsic_reward = reward
         self.extrinsic, self.intrinsic, self.update_every = extrinsic, intrinsic, update_every
-        self.metrics_of_reward: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
         self._next_step = mode == AutoresetMode.NEXT_STEP
         self._key = jax.random.key(seed)
         self._count = 0
@@ -58,7 +64,12 @@ class IntrinsicRewardEnv(VectorWrapper):
         self._update = jax.jit(lambda reward, steps, mask, key: reward.update(steps, mask, key))
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        if "reset_mask" in (options or {}):
+            raise OffroadError("IntrinsicRewardEnv resets all worlds at once; leave out options['reset_mask']")
         observation, info = self.env.reset(seed=seed, options=options)
+        if self._pending:  # the episodes end here, wherever they were
+            steps, mask = self._pending[-1]
+            self._pending[-1] = (replace(steps, truncated=np.ones_like(steps.truncated)), mask)
         self._observation = jax.tree.map(np.copy, observation)
         self._fake = np.zeros(self.num_envs, bool)
         self.intrinsic_reward = self.intrinsic_reward.begin(self.num_envs)
@@ -100,7 +111,11 @@ class IntrinsicRewardEnv(VectorWrapper):
         self._pending.clear()
         key = jax.random.fold_in(jax.random.fold_in(self._key, self._count), 1)
         self.intrinsic_reward, metrics = self._update(self.intrinsic_reward, steps, mask, key)
-        self.metrics_of_reward = {name: float(value) for name, value in metrics.items()}
+        self._metrics = {f"intrinsic/{name}": float(value) for name, value in metrics.items()}
+
+    def metrics(self) -> dict[str, float]:
+        """What the trainers log: how the reward's model learnt last, and the environment's own metrics."""
+        return getattr(self.env, "metrics", dict)() | self._metrics
 
     def get_state(self) -> dict[str, Any] | None:
         """None if the environment's own state cannot be saved."""

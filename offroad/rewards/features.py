@@ -44,7 +44,10 @@ class View(eqx.Module):
             if isinstance(space, gym_spaces.Dict):
                 return {name: moments(inner) for name, inner in space.spaces.items()}
             if isinstance(space, gym_spaces.Box) and (whiten or np.issubdtype(space.dtype, np.floating)):
-                return RunningMoments.create(space.shape)
+                start = RunningMoments.create(space.shape)
+                if _is_image(space):  # as of uniform bytes: before any was counted images are seen, not just clipped
+                    start = replace(start, mean=start.mean + 127.5, var=start.var * 74**2)
+                return start
             return None
 
         seen = _newest_space(spaces.observation, frames)
@@ -224,6 +227,9 @@ def _newest_space(space: gym_spaces.Space, frames: int) -> gym_spaces.Space:
     if not frames or not _is_image(space):
         return space
     assert isinstance(space, gym_spaces.Box)
+    channels = space.shape[0] if _channels_first(space.shape) else space.shape[2]
+    if not 0 < frames <= channels:
+        raise OffroadError(f"frames is {frames}, but images have {channels} channels; 0 shows all of them")
     part = (slice(-frames, None),) if _channels_first(space.shape) else (..., slice(-frames, None))
     low = space.low[part]
     return gym_spaces.Box(low, space.high[part], low.shape, np.uint8)

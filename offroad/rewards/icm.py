@@ -69,6 +69,8 @@ class ICMModel(eqx.Module):
 
 
 class ICM(IntrinsicReward):
+    """The bonus of a step is how badly the forward model foretells the features of what follows (equation 6)."""
+
     model: ICMModel
     optimiser_state: PyTree[Array]
     view: View

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
+from offroad.errors import OffroadError
 
 
 @dataclass(frozen=True)
@@ -266,6 +267,16 @@ class Fitting:
 
         (model, state), metrics = jax.lax.scan(epoch, (model, state), jax.random.split(key, self.epochs))
         return model, state, jax.tree.map(jnp.mean, metrics)
+
+
+def check_spaces(reward: IntrinsicReward | Sum, spaces: Spaces, whose: str) -> None:
+    """Raises `OffroadError` if the reward was created for other observations or actions."""
+    for name in ("observation", "action"):
+        ours, theirs = getattr(reward.spaces, name), getattr(spaces, name)
+        if ours != theirs:
+            raise OffroadError(
+                f"the reward was created for {name}s {ours}, but {whose} has {theirs}; create it with Spaces.of(env)"
+            )
 
 
 def weighted_mean(x: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, ""]:

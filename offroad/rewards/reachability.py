@@ -66,6 +66,8 @@ class Embedding(eqx.Module):
 
 
 class Reachability(IntrinsicReward):
+    """Pays for places that are far, in steps, from all that this episode's memory holds."""
+
     model: Embedding
     centre: Float[Array, " size"]  # mean embedding of what it was fitted to
     optimiser_state: PyTree[Array]
@@ -149,13 +151,16 @@ class Reachability(IntrinsicReward):
         return learnt, {"embedding_loss": loss, "frozen": self.frozen.astype(jnp.float32)}
 
     def fit(
-        self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""], batches: int = 648
+        self, steps: Transition, mask: Bool[Any, "T N"], key: Key[Array, ""], batches: int | None = None
     ) -> tuple["Reachability", Float[Array, ""]]:
         """Teaches the embedding on recorded steps of a random policy and freezes it.
+
+        Without `batches` it learns from as many as all of its `fit_updates` would have had.
 
         **Returns:** the frozen reward, and the mean loss over all batches.
         """
         steps, mask = jax.tree.map(jnp.asarray, (steps, mask))
+        batches = self.config.fit_updates * self.config.batches if batches is None else batches
         learnt, loss = jax.jit(Reachability._learn, static_argnums=4)(self, steps, mask, key, batches)
         return replace(learnt, fitted=jnp.asarray(self.config.fit_updates, jnp.int32)), loss
 

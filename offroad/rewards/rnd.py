@@ -21,6 +21,8 @@ from offroad.rewards.intrinsic import BonusScale, Fitting, IntrinsicReward, Scal
 
 @dataclass(frozen=True)
 class RNDConfig:
+    """Defaults: the paper's, but for networks that suit a CPU."""
+
     size: int = 64  # of the random features
     hidden: tuple[int, ...] = (256,)  # of the predictor
     proportion: float = 0.25  # of the steps that the predictor learns from, drawn anew for every gradient step
@@ -32,6 +34,8 @@ class RNDConfig:
 
 
 class RND(IntrinsicReward):
+    """The bonus of a step is half the squared error of `predictor` on the features of `target`, which is fixed."""
+
     predictor: Features
     target: Features
     optimiser_state: PyTree[Array]
@@ -78,6 +82,7 @@ class RND(IntrinsicReward):
     def loss(
         self, predictor: Features, steps: Transition, weight: Float[Array, " batch"], key: Key[Array, ""]
     ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        """The mean error over a random `proportion` of the transitions, as section 2.4 of the paper has it."""
         kept = jax.random.bernoulli(key, self.config.proportion, weight.shape)
         loss = weighted_mean(self._error(predictor, steps), weight * kept)
         return loss, {"predictor_loss": loss}

@@ -21,6 +21,8 @@ from offroad.rewards.intrinsic import IntrinsicReward, Sum, weighted_mean
 
 
 class Actor(eqx.Module):
+    """Features to a distribution over actions."""
+
     head: MLP
     log_std: Float[Array, " action"]  # empty for discrete actions
 
@@ -120,11 +122,13 @@ def read(network: Heads, normalised: tuple[Any, Any], batch: Rollout) -> tuple[A
 
 
 def standardise(advantage: Float[Array, "*batch"], weight: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    """At mean 0 and unit deviation over what has weight."""
     centred = advantage - weighted_mean(advantage, weight)
     return centred / (jnp.sqrt(weighted_mean(jnp.square(centred), weight)) + 1e-8)
 
 
 def in_one_row(sample: Sample) -> Sample:
+    """`[T, N, ...]` as one row of steps, `[1, T N, ...]`: without memory their order says nothing."""
     return jax.tree.map(lambda x: x.reshape(1, -1, *x.shape[2:]), sample)
 
 

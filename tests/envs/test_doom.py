@@ -335,6 +335,7 @@ def test_no_engine_survives(monkeypatch):
         ({"start": 9}, "unknown start '9'"),
         ({"actions": "makro"}, "did you mean 'macro'"),
         ({"noise": 1.5}, "noise is 1.5"),
+        ({"timeout": 0}, "timeout is 0; expected at least 1 tic"),
         ({"reward": "cell"}, "did you mean 'cells'"),
         ({"num_envs": 0}, "at least 1"),
     ],

@@ -30,7 +30,7 @@ def test_a_rom_has_to_be_there(tmp_path):
 
 def test_another_rom_is_told_by_its_digest(wrong):
     found = hashlib.sha256(wrong.read_bytes()).hexdigest()
-    with pytest.raises(OffroadError, match=rf"{found[:12]}.*{mario.DIGEST[:12]}"):
+    with pytest.raises(OffroadError, match=rf"{found}.*{mario.DIGEST}"):
         offroad.make_vec("offroad/Mario-v0", rom=wrong)
 
 

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 from worlds import KEY, VECTOR, lock, pay, random_steps
 
 from offroad import train
-from offroad.agents import DQN, PPO, SAC, DQNConfig, PPOConfig
+from offroad.agents import AGENTS, DQN, PPO, SAC, DQNConfig, PPOConfig
 from offroad.data.spaces import Spaces
 from offroad.data.transitions import Rollout
 from offroad.errors import OffroadError
@@ -305,6 +305,48 @@ def test_the_wrapper_names_mistakes():
         IntrinsicRewardEnv(env, rnd())
     with pytest.raises(OffroadError, match="resets itself"):
         IntrinsicRewardEnv(tiny.stack(2), rnd())
+    cheetah = tiny.cheetah(2)
+    with pytest.raises(
+        OffroadError, match=r"created for observations Box\(-5.0, 5.0, \(3,\), float32\), but the environ"
+    ):
+        IntrinsicRewardEnv(cheetah, rnd())
+    with pytest.raises(OffroadError, match="update_every is 0"):
+        IntrinsicRewardEnv(cheetah, rnd(Spaces.of(cheetah)), update_every=0)
+    with pytest.raises(OffroadError, match="reset_mask"):
+        IntrinsicRewardEnv(cheetah, rnd(Spaces.of(cheetah))).reset(options={"reset_mask": np.array([True, False])})
+    with pytest.raises(OffroadError, match=r"but the agent has Discrete\(3\)"):
+        Curious(ppo(), icm(Spaces(VECTOR.observation, gym.spaces.Discrete(4), 2)))
+    with pytest.raises(OffroadError, match="columns has 7; counts need at least 1 bin, and columns from 0 to 2"):
+        Counts.create(VECTOR, CountsConfig(columns=(7,)), KEY)
+    with pytest.raises(OffroadError, match="low < high"):
+        Counts.create(VECTOR, CountsConfig(columns=(0,), low=(1.0,), high=(1.0,)), KEY)
+
+
+def test_a_reset_ends_the_episodes_that_the_reward_has_yet_to_learn_from():
+    env = tiny.steps_env({"end": 9}, {"end": 9})
+    reward = rnd(Spaces.of(env))
+    wrapped, learnt = IntrinsicRewardEnv(env, reward, update_every=4), []
+    wrapped._update = lambda reward, steps, mask, key: (learnt.append(steps), (reward, {"loss": np.float32(2.0)}))[1]
+    for _ in range(2):
+        wrapped.reset(seed=0)
+        for _ in range(2):
+            wrapped.step(np.full((2, 1), 2.0, np.float32))
+    assert learnt[0].truncated.all(1).tolist() == [False, True, False, False]
+    assert wrapped.metrics() == {"intrinsic/loss": 2.0}
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_can_be_curious(name):
+    kind, config = AGENTS[name]
+    discrete = name in ("dqn", "discrete_cql", "ppo")
+    action = gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    spaces = Spaces(VECTOR.observation, action, 2)
+    agent = kind.create(spaces, config(**({"rollout": 12, "minibatch": 24} if name == "ppo" else {})), KEY)
+    steps, mask = random_steps(spaces)
+    batch = Rollout(steps, (), mask) if name == "ppo" else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), steps)
+    after, metrics = jax.eval_shape(lambda a, b: a.update(b, KEY), Curious(agent, rnd(spaces)), batch)
+    assert "intrinsic/share" in metrics
+    assert jax.tree.structure(after) == jax.tree.structure(Curious(agent, rnd(spaces)))
 
 
 def test_a_bonus_opens_a_lock_that_chance_does_not():

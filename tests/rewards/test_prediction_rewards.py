@@ -147,6 +147,10 @@ def test_real_valued_actions_and_images_are_seen():
 def test_whitened_images_have_unit_scale_inside_the_encoder():
     space = Spaces(spaces.Box(0, 255, (4, 4, 2), np.uint8), spaces.Discrete(2), 1)
     images = np.random.default_rng(0).integers(0, 256, (500, 1, 4, 4, 2), dtype=np.uint8)
+    with pytest.raises(OffroadError, match="frames is 9, but images have"):
+        View.create(space, frames=9)
+    first = View.create(space, frames=1, clip=5.0, whiten=True)
+    assert np.abs(first.flat(first(images))).max() < 2  # nothing is clipped before any image was counted
     view = View.create(space, frames=1, clip=5.0, whiten=True).update(images, np.ones((500, 1), bool))
     seen = view.flat(view(images))
     assert seen.shape == (500, 1, 16)

@@ -10,7 +10,7 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.rewards import ICM, Counts, CountsConfig, ICMConfig, Scaling
-from offroad.rewards.diagnostics import bonus_map, bonus_share, feature_rank, inverse_skill, rank_on_episodes
+from offroad.rewards.diagnostics import bonus_map, feature_rank, inverse_skill, rank_on_episodes
 
 
 def test_the_rank_of_features_counts_their_directions():
@@ -39,11 +39,6 @@ def test_a_map_shows_where_the_bonus_is_paid():
     np.testing.assert_array_equal(mean, [[2, np.nan, np.nan], [np.nan, np.nan, 5]])
     with pytest.raises(OffroadError, match="low < high"):
         bonus_map(positions, np.ones(4), (0, 0), (0, 2), 1.0)
-
-
-def test_the_share_of_the_bonus():
-    assert bonus_share(np.array([-1.0, 0.0]), np.array([1.0, 2.0])) == 0.75
-    assert np.isnan(bonus_share(np.zeros(2), np.zeros(2)))
 
 
 def test_bonuses_are_ranked_by_what_they_pay_recorded_policies():

@@ -88,6 +88,9 @@ class DoomMaze(ThreadedVectorEnv):
             raise unknown("reward", reward, REWARDS)
         if not 0 <= noise < 1:
             raise OffroadError(f"noise is {noise}; expected the share of the view that is noise, at least 0, below 1")
+        if timeout < 1:
+            raise OffroadError(f"timeout is {timeout}; expected at least 1 tic")
+        angle = None if angle is None else float(angle)
         lumps = _shipped()
         self.level = _level(mirror)
         self.spots = _spots(start, self.level)

@@ -172,8 +172,8 @@ def _checked(rom: str | Path | None) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != DIGEST:
         raise OffroadError(
-            f"the ROM {path} has SHA-256 {found[:12]}..., but the emulator knows {DIGEST[:12]}... only "
-            "of Super Mario Bros; pass that one"
+            f"the ROM {path} has SHA-256 {found}, but the emulator knows {DIGEST} only of Super Mario "
+            "Bros; pass that one"
         )
     return path
 

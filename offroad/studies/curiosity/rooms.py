@@ -3,9 +3,7 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from equinox import tree_at
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 import offroad
@@ -59,18 +57,13 @@ def _balanced(about: str, create: Any) -> Arm:
             for kind, task in context.each((("easy", EASY), ("hard", HARD))):
                 env = rooms(task, budget.worlds)
                 agent, _ = learn(f"{context.folder.name}_{kind}", create(env, seed), env, budget.balance, seed, context)
-                scores = solve(for_the_task(agent), task, budget.episodes, seed)
+                scores = solve(agent.for_task() if isinstance(agent, EIPO) else agent, task, budget.episodes, seed)
                 found |= {f"{kind}: {name}": value for name, value in scores.items()}
             rows.append(found)
         return columns(rows)
 
     arm.__doc__ = about
     return arm
-
-
-def for_the_task(agent: Agent) -> Agent:
-    """What EIPO delivers is the policy of its max stage, which is paid for the task alone."""
-    return tree_at(lambda a: a.max_stage, agent, jnp.array(True)) if isinstance(agent, EIPO) else agent
 
 
 def solve(agent: Agent, task: str, episodes: int, seed: int) -> dict[str, float]:
