@@ -66,7 +66,9 @@ print("done")
 
 
 def test_two_devices_learn_what_one_does():
-    environment = dict(os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    environment = dict(
+        os.environ, XLA_FLAGS="--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+    )
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert found.stdout == "done\n", found.stderr
