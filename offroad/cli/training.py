@@ -111,10 +111,9 @@ class Train:
             settings = replace(settings, encoder=agent.config.encoder)
         reward = kind.create(agent.spaces, settings, jax.random.fold_in(jax.random.key(self.seed), 1))
         if reward.episodic and not on_policy:
-            known = ", ".join(name for name in REWARDS if name not in ("e3b", "reachability"))
             raise OffroadError(
                 f"the bonus {bonus} remembers an episode, which {self.agent}'s replay does not keep in order; "
-                f"train ppo with it, or {self.agent} with another bonus: {known}"
+                f"train ppo with it, or {self.agent} with a bonus that has no memory, such as rnd"
             )
         warm_up = getattr(settings, "fit_updates", 1) if on_policy else 0
         return Curious(  # pyright: ignore[reportCallIssue]  (spaces and config are properties)
