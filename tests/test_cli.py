@@ -273,6 +273,15 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path):
     assert Run.open(tmp_path / "run").load_latest()[0] == logged[-1] > 0
 
 
+def test_who_reads_no_further_is_no_mistake():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "offroad.cli", "list"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_help_comes_at_once():
     """What is slow to import is not imported for it."""
     heavy = "import sys; from offroad import cli; cli.main(['--help']); print({'jax', 'mujoco'} & set(sys.modules))"

@@ -1,5 +1,7 @@
 """The command line. Nothing heavy is imported before a command needs it, so that help comes at once."""
 
+import os
+import select
 import sys
 
 from offroad.cli.commands import Demo, Export, List, Play, Report, Reproduce
@@ -40,7 +42,14 @@ def main(argv: list[str] | None = None) -> int:
         if name not in COMMANDS:
             raise unknown("command", name, COMMANDS)
         command = with_options(rest) if name == "train" else COMMANDS[name]
-        return parse(command, name, rest).run()
+        status = parse(command, name, rest).run()
+        sys.stdout.flush()  # here, not at exit, where nothing could be caught
+        return status
+    except BrokenPipeError:
+        if not _reader_gone():
+            raise  # another pipe: a world that died
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at exit
+        return 141  # what a shell shows for SIGPIPE
     except OffroadError as error:
         print(f"offroad: {error}", file=sys.stderr)
         return 2
@@ -48,3 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # help was shown
         return int(stop.code or 0)
+
+
+def _reader_gone() -> bool:
+    """Whether nobody reads what is printed any more, as in `offroad list | head`."""
+    gone = select.poll()
+    gone.register(sys.stdout, 0)  # asks for errors only
+    return bool(gone.poll(0))
