@@ -83,8 +83,10 @@ def test_a_thousand_times_the_reward(tmp_path, monkeypatch):
     assert differing > 0
 
 
-def test_the_maze(tmp_path):
+def test_the_maze(tmp_path, monkeypatch):
     pytest.importorskip("vizdoom")
+    for name in ("icm_random", "disagreement", "e3b"):  # each compiles for many seconds, and has tests of its own
+        monkeypatch.delitem(settings.BONUSES, name)
     arms = ["d1_random", "d1_ranking", "d1_ceiling", "d1_reachability", "d1_elsewhere", "d2_plain_15", "d3_pixels"]
     arms += ["d4_as_is", "d4_finetuned"]
     results = run(tmp_path, [*arms, "d1_icm_paper", "d6_icm"], "maze")
