@@ -34,7 +34,9 @@ class E3BConfig:
 
 
 class E3B(IntrinsicReward):
-    """`memory.content` is C^-1 of every environment, kept by rank-one updates (Sherman and Morrison 1950)."""
+    """`memory.content` is a square root of C^-1 of every environment, kept by rank-one updates (J. E. Potter's, of the
+    Kalman filter). Of C^-1 itself rounding makes a matrix with negative eigenvalues, and NaN, once features are large.
+    """
 
     model: InverseModel
     optimiser_state: PyTree[Array]
@@ -64,9 +66,9 @@ class E3B(IntrinsicReward):
     def bonus(
         self, steps: Transition, mask: Bool[Array, "T N"], key: Key[Array, ""]
     ) -> tuple[Float[Array, "T N"], EpisodeMemory]:
-        def visit(inverse: Array, phi: Array, t: Array) -> tuple[Array, Array]:
-            bonus, inverse = elliptical(inverse, phi)
-            return jnp.log1p(bonus) if self.config.logarithm else bonus, inverse
+        def visit(root: Array, phi: Array, t: Array) -> tuple[Array, Array]:
+            bonus, root = elliptical(root, phi)
+            return jnp.log1p(bonus) if self.config.logarithm else bonus, root
 
         before, after = self.features(steps.observation), self.features(steps.next_observation)
         empty = self.initial_memory(mask.shape[1]).content
@@ -94,14 +96,15 @@ class E3B(IntrinsicReward):
 
 
 def elliptical(
-    inverse: Float[Array, "N size size"], phi: Float[Array, "N size"]
+    root: Float[Array, "N size size"], phi: Float[Array, "N size"]
 ) -> tuple[Float[Array, " N"], Float[Array, "N size size"]]:
-    """phi^T C^-1 phi, and the inverse of C + phi phi^T."""
-    u = jnp.einsum("nij,nj->ni", inverse, phi)
-    bonus = jnp.sum(u * phi, -1)
-    return bonus, inverse - u[:, :, None] * u[:, None, :] / (1 + bonus)[:, None, None]
+    """phi^T C^-1 phi, and the root of the inverse of C + phi phi^T, where C^-1 = root root^T."""
+    f = jnp.einsum("nji,nj->ni", root, phi)
+    bonus = jnp.sum(jnp.square(f), -1)
+    moved = jnp.einsum("nij,nj->ni", root, f) / (1 + bonus + jnp.sqrt(1 + bonus))[:, None]
+    return bonus, root - moved[:, :, None] * f[:, None, :]
 
 
 def _initial(config: E3BConfig, num_envs: int) -> EpisodeMemory:
-    inverse = jnp.broadcast_to(jnp.eye(config.size) / config.ridge, (num_envs, config.size, config.size))
-    return EpisodeMemory(inverse, jnp.ones(num_envs, bool))
+    root = jnp.broadcast_to(jnp.eye(config.size) / jnp.sqrt(config.ridge), (num_envs, config.size, config.size))
+    return EpisodeMemory(root, jnp.ones(num_envs, bool))

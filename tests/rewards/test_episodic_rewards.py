@@ -12,6 +12,7 @@ from offroad.data.spaces import Spaces
 from offroad.data.transitions import Transition
 from offroad.errors import OffroadError
 from offroad.rewards import E3B, Counts, CountsConfig, E3BConfig, Fitting, Reachability, ReachabilityConfig, Scaling
+from offroad.rewards.e3b import elliptical
 from offroad.rewards.reachability import training_pairs
 
 RAW = Scaling(normalise=False)
@@ -65,7 +66,22 @@ def test_the_inverse_matrix_of_e3b_is_the_inverse_of_the_matrix():
             matrix += np.outer(phi, phi)
             fresh = done[t, world]
             matrix = 0.3 * np.eye(4) if fresh else matrix
-        np.testing.assert_allclose(paid.memory.content[world], np.linalg.inv(matrix), rtol=1e-3, atol=1e-3)
+        root = np.asarray(paid.memory.content[world])
+        np.testing.assert_allclose(root @ root.T, np.linalg.inv(matrix), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 30, 1000])
+def test_e3b_stays_exact_with_large_features(scale):
+    """Those of an inverse model grow; in single precision C^-1 itself would then get negative eigenvalues."""
+    rng = np.random.default_rng(0)
+    few = rng.normal(size=(3, 16))  # places, seen again and again
+    matrix, root = 0.1 * np.eye(16), jnp.eye(16)[None] / np.sqrt(0.1)
+    for _ in range(200):
+        phi = (scale * (few[rng.integers(3)] + 0.05 * rng.normal(size=16))).astype(np.float32)
+        bonus, root = elliptical(root, jnp.asarray(phi)[None])
+        exact = phi.astype(float)
+        np.testing.assert_allclose(bonus[0], exact @ np.linalg.solve(matrix, exact), rtol=0.01)
+        matrix += np.outer(exact, exact)
 
 
 @pytest.mark.parametrize("make", [e3b, frozen, lambda: frozen(kind="comparator"), lambda: counts(episodic=True)])
