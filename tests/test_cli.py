@@ -273,10 +273,11 @@ def test_an_interruption_keeps_what_was_learnt(tmp_path):
     assert Run.open(tmp_path / "run").load_latest()[0] == logged[-1] > 0
 
 
-def test_who_reads_no_further_is_no_mistake():
+@pytest.mark.parametrize("argument", ["list", "--version"])
+def test_who_reads_no_further_is_no_mistake(argument):
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "offroad.cli", "list"]
+    command = [sys.executable, "-m", "offroad.cli", argument]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")

@@ -27,22 +27,8 @@ COMMANDS: dict[str, type] = {
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns the exit status: 0, 2 for a user's mistake, 130 for an interruption."""
-    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not argv or argv[0] in ("-h", "--help", "help"):
-            print(overview(COMMANDS))
-            return 0
-        if argv[0] == "--version":
-            from offroad import __version__
-
-            print(f"offroad {__version__}")
-            return 0
-        words = 2 if " ".join(argv[:2]) in COMMANDS else 1
-        name, rest = " ".join(argv[:words]), argv[words:]
-        if name not in COMMANDS:
-            raise unknown("command", name, COMMANDS)
-        command = with_options(rest) if name == "train" else COMMANDS[name]
-        status = parse(command, name, rest).run()
+        status = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()  # here, not at exit, where nothing could be caught
         return status
     except BrokenPipeError:
@@ -55,6 +41,24 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(overview(COMMANDS))
+        return 0
+    if argv[0] == "--version":
+        from offroad import __version__
+
+        print(f"offroad {__version__}")
+        return 0
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name, rest = " ".join(argv[:words]), argv[words:]
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    command = with_options(rest) if name == "train" else COMMANDS[name]
+    try:
+        return parse(command, name, rest).run()
     except SystemExit as stop:  # help was shown
         return int(stop.code or 0)
 
